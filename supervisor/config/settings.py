@@ -1,0 +1,53 @@
+"""The settings as typed, frozen records: what every process is told, after files and flags were read and checked.
+
+Invariant: a value here has been validated; nothing downstream checks a setting again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Interface = Literal["asgi", "wsgi"]
+Preload = Literal["auto", "on", "off"]
+LogFormat = Literal["text", "json"]
+
+
+class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[app.NAME]` table. Times are seconds, sizes bytes; `None` means no limit or not set."""
+
+    name: str
+    app: str
+    interface: Interface | None = None
+    bind: tuple[str, ...] = ("127.0.0.1:8000",)
+    workers: int | None = None  # None: as many as CPUs this process may use
+    threads: int = 8
+    preload: Preload = "auto"
+    chdir: str | None = None
+    env: dict[str, str] = {}
+    ready_path: str | None = None
+    boot_timeout: float = 60.0
+    drain_timeout: float = 30.0
+    idle_linger: float = 1.0
+    keepalive: float = 75.0
+    max_memory: int | None = None
+    max_requests: int | None = None
+    max_inflight: int = 1000
+    surge: int = 1
+    access_log: str | None = None
+
+
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The `[supervisor]` table."""
+
+    control: str | None = None  # None: a path in the runtime directory
+    pidfile: str | None = None
+    log_format: LogFormat = "text"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was read: at least one app, names unique."""
+
+    apps: tuple[AppSettings, ...]
+    supervisor: SupervisorSettings = SupervisorSettings()

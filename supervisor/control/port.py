@@ -1,0 +1,50 @@
+"""The narrow door through which the control API reaches the master: frozen snapshots out, few commands in.
+
+Invariant: nothing behind this protocol blocks or waits. A command is accepted or refused (`RefusedError`, one line for
+a person) at once; how it went is seen in `status` and in the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from supervisor.messages.events import Event
+from supervisor.messages.status import Status
+
+
+class Supervision(Protocol):
+    """What the master offers. A target is `APP`, `APP:SLOT` or `all`; an unknown one raises `RefusedError`."""
+
+    def status(self) -> Status:
+        """A snapshot of everything."""
+
+    def metrics(self) -> str:
+        """Prometheus text exposition, version 0.0.4."""
+
+    def reload(self, apps: Sequence[str]) -> dict[str, int]:
+        """Begin a rolling restart of these apps (none named: of all). Returns each app's target generation."""
+
+    def start(self, target: str) -> None:
+        """Start what is stopped. Refused when it runs."""
+
+    def stop(self, target: str) -> None:
+        """Drain and stop. Refused when it is stopped."""
+
+    def restart(self, target: str) -> None:
+        """An app: stop, then start, with its code imported anew. A worker: replaced, the new one ready first."""
+
+    def scale(self, app: str, workers: str) -> int:
+        """Set the number of workers: `N`, `+N` or `-N`. Returns the new number (at least 1)."""
+
+    def signal(self, name: str, target: str) -> list[int]:
+        """Send a signal (`USR1`, `SIGUSR1`, `10`) to a worker, or to all of an app's. Returns the pids it went to."""
+
+    def shutdown(self) -> None:
+        """Stop everything gracefully, as TERM does."""
+
+    def recent_events(self) -> Sequence[Event]:
+        """The last events, oldest first."""
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with every event from now on; the result ends that. A listener must not block or raise."""

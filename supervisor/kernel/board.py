@@ -1,0 +1,100 @@
+"""The board: one page of shared memory a worker, written by that worker alone, read by the master at any time.
+
+Invariant: a row has one writer. The master needs no answer from a worker to know how it is, so a hung worker's row
+and a dead worker's row read the same as a healthy one's. Counters only grow during a worker's life; the master folds
+a dead worker's counters into the app's totals before it frees the row.
+
+Cells are aligned 64-bit integers; a store of one is not torn on any platform Linux runs Python on in 64 bit.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+
+from supervisor.errors import SurroundingsError
+
+ROW_BYTES = mmap.PAGESIZE
+ROWS = 4096  # sparse: a page exists only once its worker has touched it
+
+
+class Cell(enum.IntEnum):
+    """Index of each 64-bit cell in a row. Times are CLOCK_MONOTONIC nanoseconds."""
+
+    PID = 0
+    STATE = 1  # a WorkerState
+    HEARTBEAT_NS = 2
+    LAG_NS = 3  # how late the last tick of the event loop came
+    LAG_MAX_NS = 4  # the worst in the last minute
+    CONNECTIONS = 5  # open now
+    ACCEPTED = 6  # connections taken from the listening sockets
+    STARTED = 7  # requests whose head was read
+    FINISHED = 8  # requests whose answer was handed to the kernel whole, or whose client had gone
+    CUT = 9  # requests given up on with the client still there (drain timeout, app died mid-answer)
+    ANSWERS_4XX = 10
+    ANSWERS_5XX = 11
+    SHED = 12
+    OUTPUT_DROPPED = 13  # bytes of the app's output that a full pipe had no room for
+    BAD_REQUESTS = 14  # heads or bodies refused before any app code ran
+    RECORDS_DROPPED = 15  # access log lines that a full pipe or disk had no room for
+    END = 16
+
+
+class WorkerState(enum.IntEnum):
+    """What a worker says of itself in `Cell.STATE`."""
+
+    STARTING = 0
+    READY = 1
+    SATURATED = 2
+    DRAINING = 3
+
+
+Row = memoryview[int]
+"""A worker's cells, indexed by `Cell`. Hot code keeps it in a local and writes `row[INDEX] = n`."""
+
+
+class Board:
+    """The master's view of all rows of one app; its `fd` goes to spawners, who open single rows with `open_row`."""
+
+    def __init__(self, name: str) -> None:
+        self.fd = os.memfd_create(f"holdfast-board-{name}", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, ROWS * ROW_BYTES)
+        self._map = mmap.mmap(self.fd, ROWS * ROW_BYTES)
+        self._cells: memoryview[int] = memoryview(self._map).cast("Q")
+        self._free = list(range(ROWS - 1, -1, -1))
+
+    def take(self) -> int:
+        """Reserve an empty row and return its number."""
+        if not self._free:
+            raise SurroundingsError(f"no free row left on the board: {ROWS} workers are alive at once")
+        number = self._free.pop()
+        start = number * ROW_BYTES
+        self._map[start : start + ROW_BYTES] = bytes(ROW_BYTES)
+        return number
+
+    def release(self, number: int) -> None:
+        """Give a row back once its worker is gone and its counters are folded."""
+        self._free.append(number)
+
+    def row(self, number: int) -> Row:
+        """The live cells of one row; reading never blocks and never fails."""
+        start = number * ROW_BYTES // 8
+        return self._cells[start : start + Cell.END]
+
+    def close(self) -> None:
+        """Unmap and close; rows handed out before are dead after this."""
+        self._cells.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+def open_row(fd: int, number: int) -> Row:
+    """Map one row, and nothing else, for its writer: a stray write can't reach another worker's row."""
+    page = mmap.mmap(fd, ROW_BYTES, offset=number * ROW_BYTES)
+    return memoryview(page).cast("Q")[: Cell.END]
+
+
+def private_row() -> Row:
+    """A row that nobody else sees, for code that serves without a master (tests, `holdfast check`)."""
+    return memoryview(bytearray(ROW_BYTES)).cast("Q")[: Cell.END]

@@ -1,0 +1,75 @@
+"""Message channels between holdfast's own processes: SOCK_SEQPACKET pairs that keep boundaries and carry descriptors.
+
+Invariant: a message arrives whole or not at all, and the end of the peer, however it died, reads as `None`.
+Nothing here blocks: a full channel raises `BlockingIOError` to the sender, who decides.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+
+MAX_MESSAGE = 128 * 1024
+MAX_FDS = 128  # the kernel allows 253 in one message (SCM_MAX_FD, unix(7))
+
+
+class Channel:
+    """One end of a pair. `send` and `receive` move bytes and the descriptors that belong to them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Channel:
+        """Take over a descriptor inherited across exec."""
+        os.set_inheritable(fd, False)
+        return cls(socket.socket(fileno=fd))
+
+    @staticmethod
+    def pair() -> tuple[Channel, Channel]:
+        """Two connected ends, both close-on-exec."""
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (left, right):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_MESSAGE)
+        return Channel(left), Channel(right)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one message. Raises `BlockingIOError` when full, `BrokenPipeError` or `ConnectionError` when gone."""
+        if len(data) > MAX_MESSAGE:
+            raise ValueError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+
+    def receive(self) -> tuple[bytes, list[int]] | None:
+        """The next message with its descriptors (close-on-exec), or None when the peer is gone.
+
+        Raises `BlockingIOError` when nothing waits.
+        """
+        space = socket.CMSG_SPACE(MAX_FDS * 4)
+        try:
+            data, ancillary, _flags, _address = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not data:
+            for fd in fds:
+                os.close(fd)
+            return None
+        return data, list(fds)
+
+    def set_blocking(self, blocking: bool) -> None:
+        self._sock.setblocking(blocking)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.close()

@@ -1,0 +1,152 @@
+"""The master's event loop: one epoll, one heap of timers, signals through a wake-up descriptor.
+
+Invariant: everything runs on one thread, one callback at a time, and no callback runs inside a signal handler.
+asyncio would do the same for 7 MB more in a process that must stay small; this is all of it that the master needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+Callback = Callable[[], None]
+
+
+class Timer:
+    """A handle to one scheduled call. Cancelling is idempotent; a cancelled call never runs."""
+
+    __slots__ = ("callback", "when")
+
+    def __init__(self, when: float, callback: Callback) -> None:
+        self.when = when
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Reactor:
+    """Waits for descriptors, timers and signals until `stop`; what a callback raises goes to `on_error`."""
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callback] = {}
+        self._writers: dict[int, Callback] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sequence = itertools.count()
+        self._signals: dict[int, Callback] = {}
+        self._running = False
+        self._on_error = on_error
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.add_reader(self._wake_read, self._drain_signals)
+        self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._old_handlers: dict[int, signal._HANDLER] = {}
+
+    def now(self) -> float:
+        """CLOCK_MONOTONIC in seconds."""
+        return time.monotonic()
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` is readable or at its end. Replaces an earlier callback."""
+        known = fd in self._readers or fd in self._writers
+        self._readers[fd] = callback
+        self._arm(fd, known)
+
+    def add_writer(self, fd: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` is writable or broken. Replaces an earlier callback."""
+        known = fd in self._readers or fd in self._writers
+        self._writers[fd] = callback
+        self._arm(fd, known)
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching for reading; call before `fd` is closed."""
+        if self._readers.pop(fd, None):
+            self._arm(fd, known=True)
+
+    def remove_writer(self, fd: int) -> None:
+        """Stop watching for writing; call before `fd` is closed."""
+        if self._writers.pop(fd, None):
+            self._arm(fd, known=True)
+
+    def call_at(self, when: float, callback: Callback) -> Timer:
+        """Run `callback` once at monotonic time `when`."""
+        timer = Timer(when, callback)
+        heapq.heappush(self._timers, (when, next(self._sequence), timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callback) -> Timer:
+        """Run `callback` once, `delay` seconds from now."""
+        return self.call_at(self.now() + delay, callback)
+
+    def on_signal(self, number: signal.Signals, callback: Callback) -> None:
+        """Run `callback` from the loop after each delivery of a signal (deliveries in between may merge)."""
+        self._signals[number] = callback
+        # The Python-level handler does nothing: the C handler has already written the number to the wake-up pipe.
+        self._old_handlers[number] = signal.signal(number, lambda *_: None) or signal.SIG_DFL
+
+    def run(self) -> None:
+        """Serve until `stop` is called from a callback."""
+        self._running = True
+        while self._running:
+            for fd, events in self._poll():
+                if events & ~select.EPOLLOUT and fd in self._readers:
+                    self._call(self._readers[fd])
+                if events & ~select.EPOLLIN and fd in self._writers:
+                    self._call(self._writers[fd])
+            self._run_timers()
+
+    def stop(self) -> None:
+        """Make `run` return after the callbacks of this turn."""
+        self._running = False
+
+    def close(self) -> None:
+        """Restore signals and close the loop's own descriptors."""
+        signal.set_wakeup_fd(self._old_wakeup)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _arm(self, fd: int, known: bool) -> None:
+        mask = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+        if not mask:
+            with contextlib.suppress(OSError):  # already closed: the kernel has dropped it itself
+                self._epoll.unregister(fd)
+        elif known:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+
+    def _poll(self) -> list[tuple[int, int]]:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        timeout = max(0.0, self._timers[0][0] - self.now()) if self._timers else -1
+        return self._epoll.poll(timeout)
+
+    def _run_timers(self) -> None:
+        now = self.now()
+        while self._timers and self._timers[0][0] <= now:
+            _when, _sequence, timer = heapq.heappop(self._timers)
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                self._call(callback)
+
+    def _drain_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            seen = os.read(self._wake_read, 4096)
+            for number in dict.fromkeys(seen):
+                if number in self._signals:
+                    self._call(self._signals[number])
+
+    def _call(self, callback: Callback) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self._on_error(error)

@@ -1,0 +1,1 @@
+"""Typed messages between holdfast's own processes, and what the control API shows. Data only."""

@@ -1,0 +1,45 @@
+"""Events: what the supervisor says happened, to whom and why. Log lines, the API's stream and the shell show the same.
+
+Invariant: one event is one object and one line; whatever text it carries has no line break when rendered as text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is one of the contract's event names, or `log` for a plain message of the master.
+
+    `text` is for a person: what happened and why, without repeating app, slot or pid. `fields` are further JSON keys
+    (`reason`, `why`, `seconds`, ..); they may not reuse the names here.
+    """
+
+    ts: float  # seconds since the epoch
+    name: str
+    text: str
+    level: Level = "info"
+    app: str | None = None
+    slot: int | None = None
+    pid: int | None = None
+    generation: int | None = None
+    fields: dict[str, Any] = {}
+
+
+def as_object(event: Event) -> dict[str, Any]:
+    """The JSON object of the contract: `{"ts", "event", "app", "slot", "pid", "generation", ...}`; None is left out."""
+    known = {
+        "ts": event.ts,
+        "event": event.name,
+        "level": event.level,
+        "app": event.app,
+        "slot": event.slot,
+        "pid": event.pid,
+        "generation": event.generation,
+        "message": event.text,
+    }
+    return {key: value for key, value in known.items() if value is not None} | event.fields

@@ -1,0 +1,75 @@
+"""What `holdfastctl --json status` prints: the contract's object, as frozen records that the control API is handed.
+
+Invariant: field names, order and meanings here are public; a field may be added, never renamed or removed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+AppState = Literal["starting", "running", "rolling", "degraded", "stopped", "failed"]
+SlotState = Literal["starting", "ready", "saturated", "stalled", "draining", "backoff", "stopped"]
+Verdict = Literal["committed", "rolled_back", "running"]
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process, or an empty slot (`pid` 0). A slot shows twice while its old worker drains."""
+
+    slot: int
+    pid: int
+    generation: int
+    state: SlotState
+    uptime_s: float
+    inflight: int
+    connections: int
+    requests: int
+    lag_ms: float
+    lag_max_ms: float
+    rss_bytes: int
+    pss_bytes: int
+    cpu_percent: float
+    restarts: int
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over all workers there ever were; never goes backwards."""
+
+    requests: int = 0
+    shed: int = 0
+    lost: int = 0
+    restarts: int = 0
+    stalls: int = 0
+
+
+class RollStatus(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """The last roll of an app."""
+
+    from_: int
+    to: int
+    verdict: Verdict
+    reason: str
+    seconds: float
+
+
+class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One app."""
+
+    state: AppState
+    generation: int
+    bind: tuple[str, ...]
+    workers: tuple[WorkerStatus, ...]
+    totals: Totals
+    last_roll: RollStatus | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    state: Literal["running", "stopping"]
+    apps: dict[str, AppStatus]
+    programs: dict[str, object] = {}

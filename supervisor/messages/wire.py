@@ -1,0 +1,148 @@
+"""What master, spawner and worker say to each other over their channels, as msgpack with a tag a type.
+
+Invariant: every message is one of these frozen structs; an unknown tag or a wrong field is a `ProtocolError`, never a
+guess. Descriptors travel beside a message in the order its docstring names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from supervisor.config.settings import AppSettings, Interface
+from supervisor.errors import ProtocolError
+
+
+class Launch(msgspec.Struct, frozen=True, tag=True):
+    """Master to a new spawner. Descriptors: the board, then one listening socket for each of `listeners`."""
+
+    settings: AppSettings
+    generation: int
+    listeners: tuple[str, ...]  # the address each listening socket is bound to, as people write it
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True):
+    """Master to spawner. Descriptors: the worker's channel, its stdout, its stderr, the access log if there is one."""
+
+    worker: int
+    slot: int
+    row: int
+    access_log: bool
+
+
+class Imported(msgspec.Struct, frozen=True, tag=True):
+    """Spawner to master: ready to fork. `interface` is None when the import is left to the workers."""
+
+    preloaded: bool
+    interface: Interface | None
+    threads: tuple[str, ...]  # names of the threads that the import left running
+    seconds: float
+
+
+class ImportFailed(msgspec.Struct, frozen=True, tag=True):
+    """Spawner to master: `reason` is one line; the traceback went to the spawner's stderr before."""
+
+    reason: str
+
+
+class Forked(msgspec.Struct, frozen=True, tag=True):
+    """Spawner to master: the worker is (or was) this pid, which nobody but the master can reap."""
+
+    worker: int
+    pid: int
+
+
+class ForkFailed(msgspec.Struct, frozen=True, tag=True):
+    """Spawner to master: the kernel refused."""
+
+    worker: int
+    reason: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: lifespan is up, `ready_path` answered, connections are being taken."""
+
+    interface: Interface
+
+
+class BootFailed(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master, just before it exits: why it never became ready."""
+
+    kind: Literal["import", "lifespan", "ready_path", "other"]
+    reason: str
+
+
+class Faltered(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master, just before it exits: an error nobody caught ended its event loop."""
+
+    reason: str
+
+
+class Saturated(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: it has stopped taking connections, and why."""
+
+    why: str
+
+
+class Recovered(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: it takes connections again."""
+
+    seconds: float
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: leave. `linger` bounds how long idle connections are kept; None keeps them to their own end."""
+
+    timeout: float
+    linger: float | None
+
+
+class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: write the access log to the descriptor beside this message from now on."""
+
+
+ToSpawner = Launch | Fork
+FromSpawner = Imported | ImportFailed | Forked | ForkFailed
+ToWorker = Drain | ReopenLogs
+FromWorker = Ready | BootFailed | Faltered | Saturated | Recovered
+
+_encoder = msgspec.msgpack.Encoder()
+_to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)
+_from_spawner: msgspec.msgpack.Decoder[FromSpawner] = msgspec.msgpack.Decoder(FromSpawner)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+T = TypeVar("T")
+
+
+def encode(message: ToSpawner | FromSpawner | ToWorker | FromWorker) -> bytes:
+    """One message as bytes for a channel."""
+    return _encoder.encode(message)
+
+
+def to_spawner(data: bytes) -> ToSpawner:
+    """Decode what a spawner received. Raises `ProtocolError`."""
+    return _decode(_to_spawner, data)
+
+
+def from_spawner(data: bytes) -> FromSpawner:
+    """Decode what a spawner sent. Raises `ProtocolError`."""
+    return _decode(_from_spawner, data)
+
+
+def to_worker(data: bytes) -> ToWorker:
+    """Decode what a worker received. Raises `ProtocolError`."""
+    return _decode(_to_worker, data)
+
+
+def from_worker(data: bytes) -> FromWorker:
+    """Decode what a worker sent. Raises `ProtocolError`."""
+    return _decode(_from_worker, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a message between holdfast's processes: {error}") from error
