@@ -1,0 +1,1 @@
+"""Verdicts on samples: which worker has to go, and why. Pure."""

@@ -1,0 +1,21 @@
+"""How long to wait before a slot that keeps losing its workers gets another one. Pure.
+
+Invariant: the first replacement is never delayed; each further death in a row doubles the wait up to a cap, and
+jitter keeps slots that died together from coming back together.
+"""
+
+from __future__ import annotations
+
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 30.0
+JITTER = 0.25
+STABLE_AFTER = 10.0  # a worker that served this long has shown that the slot is well
+FAILED_AFTER = 3  # deaths in a row from which on a slot counts as failing
+
+
+def delay(failures: int, chance: float) -> float:
+    """Seconds to wait after `failures` deaths in a row; `chance` in [0, 1) spreads it by a quarter either way."""
+    if failures <= 1:
+        return 0.0
+    doubled = FIRST_DELAY * 2.0 ** min(failures - 2, 16)
+    return min(LONGEST_DELAY, doubled) * (1 - JITTER + 2 * JITTER * chance)

@@ -1,0 +1,401 @@
+"""An app's slots as a state machine: `step(fleet, event, now) -> (fleet, commands)`.
+
+Invariants:
+- A slot wants one generation, or none. Its *holder* serves; its *heir* is the new worker that will take its place.
+- New first: a serving holder is drained only once its heir is ready. Nothing but a crash or a stop leaves a slot
+  without a holder while its replacement boots.
+- A dead worker's slot is filled again at once, then with growing delays (`backoff`); no other slot is touched by it.
+- Recycling (memory, requests) never doubles or empties a second slot of the app while another is in motion.
+- Every worker that was spawned is accounted for until `Gone` is reported: as holder, as heir, or among the leaving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from supervisor.fleet.backoff import FAILED_AFTER, STABLE_AFTER, delay
+from supervisor.messages.status import AppState
+
+LEAVE_GRACE = 3.0  # past its own drain timeout a worker gets this long to notice before it is killed
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process. Times are monotonic seconds; `id` is never used twice."""
+
+    id: int
+    slot: int
+    generation: int
+    deadline: float  # starting: to be ready by then; leaving: to be gone by then
+    ready_at: float | None = None
+    doomed: bool = False  # a kill has been ordered; only its end is awaited
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready_at is not None and not self.doomed
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One seat at the listening socket."""
+
+    number: int
+    want: int | None = None
+    holder: Worker | None = None
+    heir: Worker | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    replace_why: str = ""  # the holder is to be replaced although its generation is the wanted one
+    removed: bool = False  # wanted by nobody any more, not even as a stopped one
+
+    @property
+    def is_settled(self) -> bool:
+        """Served by a ready worker of the wanted generation, with nobody on the way in."""
+        holder = self.holder
+        if holder is None or self.heir is not None or self.replace_why:
+            return False
+        return holder.is_ready and holder.generation == self.want
+
+    @property
+    def is_ready(self) -> bool:
+        return self.holder is not None and self.holder.is_ready
+
+    @property
+    def lacks_worker(self) -> bool:
+        """A worker has to be spawned, now or once `retry_at` has come."""
+        if self.want is None or self.heir is not None:
+            return False
+        return self.holder is None or self.holder.generation != self.want or bool(self.replace_why)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The whole state. `slots` by number; `leaving` by worker id."""
+
+    boot_timeout: float
+    drain_timeout: float
+    slots: Mapping[int, Slot] = field(default_factory=dict)
+    leaving: Mapping[int, Worker] = field(default_factory=dict)
+    next_id: int = 1
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Each of these slots shall be served by that generation, or (None) by nobody. Unknown numbers are added."""
+
+    slots: Mapping[int, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """These slots shall not exist any more; their workers are drained."""
+
+    slots: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """New timeouts, in seconds, for all that starts or leaves from now on."""
+
+    boot_timeout: float
+    drain_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """The worker takes connections."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The worker's process has ended (or never came to be). `chance` in [0, 1) jitters the next attempt."""
+
+    worker: int
+    reason: str
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """Replace the slot's holder, new one first. Unless `insist`, only while no other slot is in motion."""
+
+    slot: int
+    why: str
+    insist: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Want | Remove | Terms | BecameReady | Gone | Recycle | Tick
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork this worker from the generation's spawner."""
+
+    worker: int
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Have the worker finish what it has and leave."""
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the worker now."""
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Tell: the slot is where it was wanted."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """Tell: a worker that was to serve is gone; the slot tries again in `retry_in` seconds."""
+
+    worker: int
+    slot: int
+    generation: int
+    reason: str
+    was_ready: bool
+    failures: int
+    retry_in: float
+
+
+Command = Spawn | Drain | Kill | Settled | Died
+Outcome = tuple[Fleet, list[Command]]
+
+
+def step(fleet: Fleet, event: Event, now: float) -> Outcome:
+    """What the fleet becomes after `event` at monotonic time `now`, and what is to be done about it."""
+    settled_before = {number for number, slot in fleet.slots.items() if slot.is_settled}
+    # Who asks for what already is shall hear so, too.
+    asked = set(event.slots) if isinstance(event, Want) else set()
+    fleet, told = _HANDLERS[type(event)](fleet, event, now)
+    fleet, commands = _reconcile(fleet, now)
+    settled: list[Command] = [
+        Settled(number, slot.want)
+        for number, slot in sorted(fleet.slots.items())
+        if slot.is_settled and slot.want is not None and (number in asked or number not in settled_before)
+    ]
+    return fleet, told + commands + settled
+
+
+def next_wake(fleet: Fleet) -> float | None:
+    """The monotonic time at which a `Tick` is due, or None when nothing waits for time to pass."""
+    workers = [worker for slot in fleet.slots.values() for worker in (slot.holder, slot.heir) if worker is not None]
+    booting = [worker for worker in workers if worker.ready_at is None]
+    times = [worker.deadline for worker in (*fleet.leaving.values(), *booting) if not worker.doomed]
+    times += [slot.retry_at for slot in fleet.slots.values() if slot.lacks_worker]
+    return min(times, default=None)
+
+
+def generations(fleet: Fleet) -> set[int]:
+    """The generations that some slot wants: their spawners must stay."""
+    return {slot.want for slot in fleet.slots.values() if slot.want is not None}
+
+
+def standing(fleet: Fleet) -> AppState:
+    """How the app is, as `status` shows it (a roll under way is shown over this)."""
+    wanted = [slot for slot in fleet.slots.values() if slot.want is not None]
+    if not wanted:
+        return "stopped"
+    lacking = [slot for slot in wanted if not slot.is_ready]
+    if not lacking:
+        return "running"
+    if len(lacking) == len(wanted):
+        return "failed" if all(slot.failures >= FAILED_AFTER for slot in lacking) else "starting"
+    return "degraded" if any(slot.failures > 1 for slot in lacking) else "running"
+
+
+def _want(fleet: Fleet, event: Want, _now: float) -> Outcome:
+    for number, want in event.slots.items():
+        slot = fleet.slots.get(number, Slot(number))
+        if slot.want != want or slot.removed:
+            # What failed in another generation says nothing about this one.
+            slot = replace(slot, want=want, failures=0, retry_at=0.0, replace_why="", removed=False)
+        fleet = _put(fleet, slot)
+    return fleet, []
+
+
+def _remove(fleet: Fleet, event: Remove, _now: float) -> Outcome:
+    for number in event.slots & set(fleet.slots):
+        fleet = _put(fleet, replace(fleet.slots[number], want=None, removed=True))
+    return fleet, []
+
+
+def _terms(fleet: Fleet, event: Terms, _now: float) -> Outcome:
+    return replace(fleet, boot_timeout=event.boot_timeout, drain_timeout=event.drain_timeout), []
+
+
+def _ready(fleet: Fleet, event: BecameReady, now: float) -> Outcome:
+    slot = _find(fleet, event.worker)
+    if slot is None:
+        return fleet, []
+    told: list[Command] = []
+    if slot.holder is not None and slot.holder.id == event.worker:
+        slot = replace(slot, holder=replace(slot.holder, ready_at=now))
+    elif slot.heir is not None:
+        heir, old = replace(slot.heir, ready_at=now), slot.holder
+        if old is not None:
+            told.append(Drain(old.id, slot.replace_why or f"replaced by generation {heir.generation}"))
+            fleet = _leave(fleet, replace(old, deadline=now + fleet.drain_timeout + LEAVE_GRACE))
+        slot = replace(slot, holder=heir, heir=None, replace_why="")
+    return _put(fleet, slot), told
+
+
+def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
+    if event.worker in fleet.leaving:
+        rest = {key: worker for key, worker in fleet.leaving.items() if key != event.worker}
+        return replace(fleet, leaving=rest), []
+    slot = _find(fleet, event.worker)
+    if slot is None:
+        return fleet, []
+    is_holder = slot.holder is not None and slot.holder.id == event.worker
+    dead = slot.holder if is_holder else slot.heir
+    assert dead is not None
+    slot = replace(slot, holder=slot.heir, heir=None) if is_holder else replace(slot, heir=None)
+    served = 0.0 if dead.ready_at is None else now - dead.ready_at
+    failures = 1 if served >= STABLE_AFTER else slot.failures + 1
+    wait = delay(failures, event.chance)
+    slot = replace(slot, failures=failures, retry_at=now + wait if wait else 0.0)
+    if is_holder:
+        slot = replace(slot, replace_why="")
+    was_ready = dead.ready_at is not None
+    died = Died(dead.id, slot.number, dead.generation, event.reason, was_ready, failures, wait)
+    return _put(fleet, slot), [died]
+
+
+def _recycle(fleet: Fleet, event: Recycle, _now: float) -> Outcome:
+    slot = fleet.slots.get(event.slot)
+    if slot is None or not slot.is_settled:
+        return fleet, []
+    if not event.insist and not all(other.is_settled for other in fleet.slots.values() if other.want is not None):
+        return fleet, []
+    return _put(fleet, replace(slot, replace_why=event.why, retry_at=0.0)), []
+
+
+def _tick(fleet: Fleet, _event: Tick, now: float) -> Outcome:
+    told: list[Command] = []
+    leaving = dict(fleet.leaving)
+    for worker in fleet.leaving.values():
+        if not worker.doomed and worker.deadline <= now:
+            told.append(Kill(worker.id, f"still there {LEAVE_GRACE:g} s after its drain timeout"))
+            leaving[worker.id] = replace(worker, doomed=True)
+    fleet = replace(fleet, leaving=leaving)
+    for slot in list(fleet.slots.values()):
+        holder, heir = _overdue(slot.holder, now), _overdue(slot.heir, now)
+        why = f"not ready within {fleet.boot_timeout:g} s"
+        told += [Kill(late.id, why) for late in (holder, heir) if late is not None]
+        fleet = _put(fleet, replace(slot, holder=holder or slot.holder, heir=heir or slot.heir))
+    return fleet, told
+
+
+def _overdue(worker: Worker | None, now: float) -> Worker | None:
+    """The worker, doomed, when its time to get ready is over; else None."""
+    if worker is None or worker.doomed or worker.ready_at is not None or worker.deadline > now:
+        return None
+    return replace(worker, doomed=True)
+
+
+_HANDLERS: dict[type[Any], Callable[[Fleet, Any, float], Outcome]] = {
+    Want: _want,
+    Remove: _remove,
+    Terms: _terms,
+    BecameReady: _ready,
+    Gone: _gone,
+    Recycle: _recycle,
+    Tick: _tick,
+}
+
+
+def _reconcile(fleet: Fleet, now: float) -> Outcome:
+    """Bring every slot one step nearer to what it wants."""
+    commands: list[Command] = []
+    for number in sorted(fleet.slots):
+        slot = fleet.slots[number]
+        if slot.want is None:
+            fleet, done = _empty(fleet, slot, now)
+        else:
+            fleet, done = _fill(fleet, slot, slot.want, now)
+        commands += done
+    kept = {number: slot for number, slot in fleet.slots.items() if not slot.removed}
+    return replace(fleet, slots=kept), commands
+
+
+def _empty(fleet: Fleet, slot: Slot, now: float) -> Outcome:
+    """Nobody is wanted: the heir goes at once, the holder after its requests; then the slot is gone."""
+    commands: list[Command] = []
+    for worker in (slot.heir, slot.holder):
+        if worker is None:
+            continue
+        if worker.is_ready:
+            commands.append(Drain(worker.id, "stopped"))
+            fleet = _leave(fleet, replace(worker, deadline=now + fleet.drain_timeout + LEAVE_GRACE))
+        else:
+            if not worker.doomed:
+                commands.append(Kill(worker.id, "stopped before it was ready"))
+            fleet = _leave(fleet, replace(worker, doomed=True))
+    return _put(fleet, replace(slot, holder=None, heir=None, replace_why="")), commands
+
+
+def _fill(fleet: Fleet, slot: Slot, want: int, now: float) -> Outcome:
+    commands: list[Command] = []
+    for role, worker in (("holder", slot.holder), ("heir", slot.heir)):
+        # One that has not served anyone yet, of a generation no longer wanted, is not worth waiting for.
+        if worker is not None and worker.ready_at is None and worker.generation != want:
+            if not worker.doomed:
+                commands.append(Kill(worker.id, "no longer wanted"))
+            fleet = _leave(fleet, replace(worker, doomed=True))
+            slot = replace(slot, holder=None) if role == "holder" else replace(slot, heir=None)
+    if slot.holder is None and slot.heir is not None:
+        slot = replace(slot, holder=slot.heir, heir=None)
+    if slot.lacks_worker and slot.retry_at <= now:
+        fresh = Worker(fleet.next_id, slot.number, want, now + fleet.boot_timeout)
+        fleet = replace(fleet, next_id=fleet.next_id + 1)
+        slot = replace(slot, holder=fresh) if slot.holder is None else replace(slot, heir=fresh)
+        slot = replace(slot, retry_at=0.0)
+        commands.append(Spawn(fresh.id, slot.number, want))
+    return _put(fleet, slot), commands
+
+
+def _find(fleet: Fleet, worker: int) -> Slot | None:
+    for slot in fleet.slots.values():
+        if (slot.holder and slot.holder.id == worker) or (slot.heir and slot.heir.id == worker):
+            return slot
+    return None
+
+
+def _put(fleet: Fleet, slot: Slot) -> Fleet:
+    slots = dict(fleet.slots)
+    slots[slot.number] = slot
+    return replace(fleet, slots=slots)
+
+
+def _leave(fleet: Fleet, worker: Worker) -> Fleet:
+    return replace(fleet, leaving={**fleet.leaving, worker.id: worker})
