@@ -6,6 +6,8 @@ line without a traceback; anything else that escapes is ours and keeps its trace
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HoldfastError(Exception):
     """The root: `except HoldfastError` catches all that holdfast raises on purpose."""
@@ -18,15 +20,25 @@ class UserError(HoldfastError):
 
 
 class SettingsError(UserError):
-    """A wrong setting: names where it stands (file or flag), the key, and what was expected."""
+    """A wrong setting: names where it stands (file or flag), the key, and what was expected.
+
+    Several found at once are one error: it is the first of them, and `str(error)` has a line for each.
+    """
 
     exit_code = 2
 
-    def __init__(self, where: str, key: str, expected: str) -> None:
-        super().__init__(f"{where}: {key}: {expected}" if key else f"{where}: {expected}")
+    def __init__(self, where: str, key: str, expected: str, *others: SettingsError) -> None:
+        line = f"{where}: {key}: {expected}" if key else f"{where}: {expected}"
+        super().__init__("\n".join([line, *map(str, others)]))
         self.where = where
         self.key = key
         self.expected = expected
+
+    @classmethod
+    def joined(cls, errors: Sequence[SettingsError]) -> SettingsError:
+        """All of `errors`, at least one, as one."""
+        first, *others = errors
+        return cls(first.where, first.key, first.expected, *others)
 
 
 class UsageError(UserError):

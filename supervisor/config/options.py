@@ -1,0 +1,283 @@
+"""Every option there is, in one table: the TOML check, the command line, `--help` and the README are made from it.
+
+Invariant: an option exists exactly when it has a row here, and its key is a field of its section's settings record.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from supervisor.config import values
+from supervisor.config.values import Parser
+
+Section = Literal["app", "supervisor"]
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One row. `default` is how people read it; the value itself stands in the settings record."""
+
+    key: str
+    flags: tuple[str, ...]  # empty: the APP argument
+    section: Section
+    group: str  # the heading in --help
+    parse: Parser
+    metavar: str
+    default: str
+    help: str
+    repeatable: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The long flag, or the argument's name: how messages call it."""
+        return self.flags[-1] if self.flags else self.metavar
+
+    @property
+    def setting(self) -> str:
+        """How the option is written in the TOML file."""
+        if self.key == "env":
+            return "env = {..}"
+        return f"{self.key} = [..]" if self.repeatable else self.key
+
+
+_LISTENING = "Listening and importing"
+_WORKERS = "Workers"
+_TIMES = "Times (seconds, or 30s, 5m)"
+_LIMITS = "Limits"
+_LOGS = "Logs and control"
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        key="app",
+        flags=(),
+        section="app",
+        group=_LISTENING,
+        parse=values.parse_target,
+        metavar="APP",
+        default="",
+        help="module:attribute, or module:factory() called with no arguments; ASGI 3 or WSGI",
+    ),
+    Option(
+        key="bind",
+        flags=("-b", "--bind"),
+        section="app",
+        group=_LISTENING,
+        parse=values.parse_binds,
+        metavar="ADDR",
+        default="127.0.0.1:8000",
+        help="where to listen: host:port, [v6]:port, unix:PATH, fd://N or systemd:NAME",
+        repeatable=True,
+    ),
+    Option(
+        key="interface",
+        flags=("--interface",),
+        section="app",
+        group=_LISTENING,
+        parse=values.one_of("asgi", "wsgi"),
+        metavar="KIND",
+        default="told by itself",
+        help="asgi or wsgi, for an app whose kind can't be told",
+    ),
+    Option(
+        key="chdir",
+        flags=("--chdir",),
+        section="app",
+        group=_LISTENING,
+        parse=values.parse_path,
+        metavar="DIR",
+        default="working directory",
+        help="where the app runs and is imported from; looked up anew at each roll, so it may be a symlink",
+    ),
+    Option(
+        key="env",
+        flags=("--env",),
+        section="app",
+        group=_LISTENING,
+        parse=values.parse_env,
+        metavar="K=V",
+        default="none",
+        help="added to the app's environment",
+        repeatable=True,
+    ),
+    Option(
+        key="workers",
+        flags=("-w", "--workers"),
+        section="app",
+        group=_WORKERS,
+        parse=values.parse_workers,
+        metavar="N",
+        default="auto",
+        help="processes; auto = CPUs this process may use",
+    ),
+    Option(
+        key="threads",
+        flags=("--threads",),
+        section="app",
+        group=_WORKERS,
+        parse=values.count(1, values.MAX_THREADS),
+        metavar="N",
+        default="8",
+        help="WSGI: requests at once in a worker; 1 = inline, no threads",
+    ),
+    Option(
+        key="preload",
+        flags=("--preload",),
+        section="app",
+        group=_WORKERS,
+        parse=values.one_of("auto", "on", "off"),
+        metavar="MODE",
+        default="auto",
+        help="auto, on or off: import once, then fork the workers; auto falls back to off, with a warning that names "
+        "the threads found, when the import left threads running",
+    ),
+    Option(
+        key="ready_path",
+        flags=("--ready-path",),
+        section="app",
+        group=_WORKERS,
+        parse=values.parse_ready_path,
+        metavar="PATH",
+        default="none",
+        help="a worker is ready only when this path answers below 400",
+    ),
+    Option(
+        key="surge",
+        flags=("--surge",),
+        section="app",
+        group=_WORKERS,
+        parse=values.count(1, values.MAX_WORKERS),
+        metavar="N",
+        default="1",
+        help="new workers above --workers during a roll",
+    ),
+    Option(
+        key="boot_timeout",
+        flags=("--boot-timeout",),
+        section="app",
+        group=_TIMES,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="60",
+        help="start to ready",
+    ),
+    Option(
+        key="drain_timeout",
+        flags=("--drain-timeout",),
+        section="app",
+        group=_TIMES,
+        parse=values.seconds(),
+        metavar="S",
+        default="30",
+        help="a leaving worker's in-flight requests get this long",
+    ),
+    Option(
+        key="idle_linger",
+        flags=("--idle-linger",),
+        section="app",
+        group=_TIMES,
+        parse=values.seconds(),
+        metavar="S",
+        default="1",
+        help="on stopping, a request that comes this late on an idle connection is still answered",
+    ),
+    Option(
+        key="keepalive",
+        flags=("--keepalive",),
+        section="app",
+        group=_TIMES,
+        parse=values.seconds(),
+        metavar="S",
+        default="75",
+        help="idle connection lifetime",
+    ),
+    Option(
+        key="max_memory",
+        flags=("--max-memory",),
+        section="app",
+        group=_LIMITS,
+        parse=values.parse_memory,
+        metavar="SIZE",
+        default="none",
+        help="a worker whose RSS passes this is replaced, new one first (512M, 2G)",
+    ),
+    Option(
+        key="max_requests",
+        flags=("--max-requests",),
+        section="app",
+        group=_LIMITS,
+        parse=values.parse_limit,
+        metavar="N",
+        default="none",
+        help="a worker is replaced after N requests, ±10% jitter, new one first",
+    ),
+    Option(
+        key="max_inflight",
+        flags=("--max-inflight",),
+        section="app",
+        group=_LIMITS,
+        parse=values.count(1, values.MAX_INFLIGHT),
+        metavar="N",
+        default="1000",
+        help="requests at once in a worker; above it the worker stops accepting",
+    ),
+    Option(
+        key="access_log",
+        flags=("--access-log",),
+        section="app",
+        group=_LOGS,
+        parse=values.parse_log_path,
+        metavar="PATH",
+        default="off",
+        help="one line a request; - is stdout",
+    ),
+    Option(
+        key="log_format",
+        flags=("--log-format",),
+        section="supervisor",
+        group=_LOGS,
+        parse=values.one_of("text", "json"),
+        metavar="FORMAT",
+        default="text",
+        help="text or json, for all logs",
+    ),
+    Option(
+        key="control",
+        flags=("--control",),
+        section="supervisor",
+        group=_LOGS,
+        parse=values.parse_socket_path,
+        metavar="PATH",
+        default="in the runtime directory",
+        help="unix socket of the control API, mode 0600",
+    ),
+    Option(
+        key="pidfile",
+        flags=("--pidfile",),
+        section="supervisor",
+        group=_LOGS,
+        parse=values.parse_path,
+        metavar="PATH",
+        default="none",
+        help="the master's pid is written here",
+    ),
+)
+
+BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}
+
+
+def of_section(section: Section) -> dict[str, Option]:
+    """The options of one section, by key, in the order of the table."""
+    return {option.key: option for option in OPTIONS if option.section == section}
+
+
+def markdown() -> str:
+    """The README's table of options."""
+    lines = ["| option | setting | default | meaning |", "| --- | --- | --- | --- |"]
+    lines.append("| `-c, --config FILE` | | `./holdfast.toml` if there | TOML settings; flags win over the file |")
+    for option in OPTIONS:
+        flags = f"`{', '.join(option.flags)} {option.metavar}`" if option.flags else f"`{option.metavar}`"
+        flags += " (repeatable)" if option.repeatable else ""
+        setting = f"`[supervisor] {option.key}`" if option.section == "supervisor" else f"`{option.setting}`"
+        lines.append(f"| {flags} | {setting} | {option.default} | {option.help} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,252 @@
+"""Parsers, one for each kind of value a setting can have.
+
+Invariant: a parser takes what TOML, a flag's text or a Python keyword gives, and returns the checked value or raises a
+`ValueError` whose text is what was expected instead. No parser looks at the machine: whether a path exists or an
+address is free shows when it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from supervisor.kernel.address import MAX_UNIX_PATH, Address, Fd, Systemd, Tcp, Unix, parse_address
+
+__all__ = ["Address", "Fd", "Systemd", "Tcp", "Unix", "parse_address"]
+
+Parser = Callable[[object], Any]
+
+MAX_WORKERS = 1024
+MAX_THREADS = 1024
+MAX_INFLIGHT = 1_000_000
+MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+MAX_SECONDS = 365 * 86400.0
+MAX_BINDS = 64
+MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
+MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
+_SECONDS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h)?", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
+_IDENTIFIER = r"[^\W\d]\w*"
+_TARGET = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*:{_IDENTIFIER}(?:\.{_IDENTIFIER})*(?:\(\))?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_READY_PATH = re.compile(r"/[!-\"$-~]*")  # what may stand in a request line before '#', RFC 9112 section 3.2.1
+_APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+_SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SECOND_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error message quotes it: one line, cut short."""
+    text = "true" if value is True else "false" if value is False else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def count(minimum: int = 1, maximum: int = MAX_COUNT) -> Parser:
+    """A parser for a whole number within bounds, written as a number or as digits."""
+    bounds = f"a whole number of at least {minimum}" if maximum == MAX_COUNT else f"{minimum} to {maximum}"
+
+    def parse(value: object) -> int:
+        number = _whole(value)
+        if number is None or not minimum <= number <= maximum:
+            raise ValueError(f"{bounds}, not {shown(value)}")
+        return number
+
+    return parse
+
+
+def parse_workers(value: object) -> int | None:
+    """`auto` (None: as many as usable CPUs) or the number of processes."""
+    if value == "auto":
+        return None
+    number = _whole(value)
+    if number is None or not 1 <= number <= MAX_WORKERS:
+        raise ValueError(f"auto or 1 to {MAX_WORKERS}, not {shown(value)}")
+    return number
+
+
+def parse_limit(value: object) -> int | None:
+    """A whole number of at least 1; 0 means no limit (None), so that a flag can lift what a file sets."""
+    number = _whole(value)
+    if number is None or not 0 <= number <= MAX_COUNT:
+        raise ValueError(f"a whole number of at least 1, or 0 for no limit, not {shown(value)}")
+    return number or None
+
+
+def parse_size(value: object) -> int:
+    """Bytes, as a number or with a unit: `512M`, `1.5G`, `2GiB`. Units are powers of 1024."""
+    expected = f"a size such as 512M or 2G, not {shown(value)}"
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        size = int(float(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]) if "." in match[1] else _exact(match)
+    else:
+        number = None if isinstance(value, str) else _whole(value)
+        if number is None:
+            raise ValueError(expected)
+        size = number
+    if not 0 <= size <= MAX_COUNT:
+        raise ValueError(expected)
+    return size
+
+
+def parse_memory(value: object) -> int | None:
+    """A size of at least a mebibyte; 0 means no limit (None)."""
+    size = parse_size(value)
+    if 0 < size < MIN_MEMORY:
+        raise ValueError(f"a size of at least 1M, such as 512M or 2G, not {shown(value)}")
+    return size or None
+
+
+def seconds(positive: bool = False) -> Parser:
+    """A parser for a time: a number of seconds, or text such as `30s`, `5m`, `500ms`, `1h`."""
+    expected = "seconds above 0, such as 2.5, 30s or 5m" if positive else "seconds, such as 0, 2.5, 30s or 5m"
+
+    def parse(value: object) -> float:
+        number = _seconds(value)
+        if not (number is not None and math.isfinite(number) and 0 <= number <= MAX_SECONDS) or (
+            positive and number == 0
+        ):
+            raise ValueError(f"{expected}, not {shown(value)}")
+        return number
+
+    return parse
+
+
+def one_of(*choices: str) -> Parser:
+    """A parser for one of a few words."""
+    listed = ", ".join(choices[:-1]) + f" or {choices[-1]}"
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{listed}, not {shown(value)}")
+        return value
+
+    return parse
+
+
+def parse_target(value: object) -> str:
+    """`module:attribute` or `module:factory()`."""
+    if not isinstance(value, str) or not _TARGET.fullmatch(value):
+        expected = "module:attribute or module:factory(), such as myproject.asgi:app"
+        raise ValueError(f"{expected}, not {shown(value)}{_target_hint(value)}")
+    return value
+
+
+def parse_binds(value: object) -> tuple[str, ...]:
+    """One address or a list of them, each once; returned in their canonical spelling."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not texts or len(texts) > MAX_BINDS:
+        raise ValueError(f'a list of 1 to {MAX_BINDS} addresses such as ["127.0.0.1:8000"], not {shown(value)}')
+    addresses: list[str] = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f'an address such as "127.0.0.1:8000", not {shown(text)}')
+        address = str(parse_address(text))
+        if address in addresses:
+            raise ValueError(f"each address once, but {address} stands here twice")
+        addresses.append(address)
+    return tuple(addresses)
+
+
+def parse_env(value: object) -> dict[str, str]:
+    """A table of strings, or a list of `K=V` texts; the last of equal names wins."""
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        pairs = [_env_pair(text) for text in value]
+    else:
+        raise ValueError(f'a table such as {{ DEBUG = "1" }}, not {shown(value)}')
+    for name, content in pairs:
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"names of letters, digits and _ (not first a digit), not {shown(name)}")
+        if not isinstance(content, str) or "\0" in content:
+            raise ValueError(f'a string for {name}, such as {name} = "1", not {shown(content)}')
+    return dict(pairs)
+
+
+def parse_path(value: object) -> str:
+    """A path of the file system, not looked at."""
+    if not isinstance(value, str) or not value or "\0" in value or _bytes(value) > MAX_PATH:
+        raise ValueError(f"a path, not {shown(value)}")
+    return value
+
+
+def parse_log_path(value: object) -> str | None:
+    """A path, `-` for stdout, or `off` (None)."""
+    if value == "off":
+        return None
+    if not isinstance(value, str) or not value or "\0" in value or _bytes(value) > MAX_PATH:
+        raise ValueError(f"a path, - for stdout, or off, not {shown(value)}")
+    return value
+
+
+def parse_socket_path(value: object) -> str:
+    """A path short enough for a Unix socket."""
+    if not isinstance(value, str) or not value or "\0" in value or _bytes(value) > MAX_UNIX_PATH:
+        raise ValueError(f"a path of 1 to {MAX_UNIX_PATH} bytes, not {shown(value)}")
+    return value
+
+
+def parse_ready_path(value: object) -> str:
+    """A path of the app, with or without a query."""
+    if not isinstance(value, str) or not _READY_PATH.fullmatch(value) or len(value) > 2048:
+        raise ValueError(f"a path of the app that begins with /, such as /health, not {shown(value)}")
+    return value
+
+
+def parse_app_name(value: object) -> str:
+    """What may stand in `[app.NAME]`; `all` is kept for commands."""
+    if not isinstance(value, str) or not _APP_NAME.fullmatch(value):
+        raise ValueError(f"a name of 1 to 64 letters, digits, - and _, not {shown(value)}")
+    if value == "all":
+        raise ValueError("a name other than all, which means every app in holdfastctl")
+    return value
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        return int(value)
+    return None
+
+
+def _exact(match: re.Match[str]) -> int:
+    return int(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if abs(value) <= MAX_SECONDS else None
+    match = _SECONDS.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match[1]) * _SECOND_UNITS[match[2] or ""] if match else None
+
+
+def _env_pair(text: object) -> tuple[str, str]:
+    if not isinstance(text, str) or "=" not in text:
+        raise ValueError(f"K=V such as DEBUG=1, not {shown(text)}")
+    name, _, content = text.partition("=")
+    return name, content
+
+
+def _target_hint(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    file, _, attribute = value.partition(":")
+    if file.endswith(".py") or "/" in file:
+        module = file.removesuffix(".py").strip("./").replace("/", ".")
+        guess = f"{module}:{attribute or 'app'}"
+        return f"; did you mean {guess}?" if _TARGET.fullmatch(guess) else ""
+    return f"; did you mean {value}:app?" if _TARGET.fullmatch(f"{value}:app") else ""
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
