@@ -5,7 +5,7 @@ Invariant: one event is one object and one line; whatever text it carries has no
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -43,3 +43,25 @@ def as_object(event: Event) -> dict[str, Any]:
         "message": event.text,
     }
     return {key: value for key, value in known.items() if value is not None} | event.fields
+
+
+def from_object(data: dict[str, Any]) -> Event:
+    """The event that `as_object` turned into this; what is missing or of a wrong type is taken as not said."""
+    rest = dict(data)
+
+    def take(key: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        value = rest.pop(key, default)
+        return value if isinstance(value, kind) else default
+
+    level = take("level", str, "info")
+    return Event(
+        ts=float(take("ts", (int, float), 0.0)),
+        name=take("event", str, "log"),
+        text=take("message", str, ""),
+        level=level if level in get_args(Level) else "info",
+        app=take("app", str, None),
+        slot=take("slot", int, None),
+        pid=take("pid", int, None),
+        generation=take("generation", int, None),
+        fields=rest,
+    )

@@ -1,0 +1,298 @@
+"""One client of the control API: bytes through h11, whole requests to `respond`, answers and events back.
+
+Invariant: nothing a client does blocks or grows the master. What it sends is read in small pieces and bounded, one
+request is answered a turn of the loop, no new one is read before the last answer has left, and every phase ends:
+
+    READING    a whole request has to arrive          within REQUEST_TIMEOUT
+    ANSWERING  the answer leaves                      some of it every STUCK_TIMEOUT
+    STREAMING  events leave as they happen            some of them every STUCK_TIMEOUT, when there are any
+    LINGERING  the last answer has left, the client's rest is thrown away, so that the kernel does not answer it
+               with a reset before the client has read why (RFC 9112, section 9.6)   for LINGER_TIMEOUT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+import h11
+
+from supervisor.control.backlog import Backlog
+from supervisor.control.routes import NDJSON, Answer, Follow, Request, error, event_line
+from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.messages.events import Event
+
+READ_BYTES = 4096  # also how far a head may pass MAX_HEAD before it is noticed
+MAX_HEAD = 16 * 1024
+MAX_BODY = 64 * 1024
+MAX_PIECE = 64 * 1024  # of a stream of events, framed at once
+REQUEST_TIMEOUT = 5.0
+STUCK_TIMEOUT = 30.0
+LINGER_TIMEOUT = 1.0
+
+Respond = Callable[[Request], Answer | Follow]
+Listener = Callable[[Event], None]
+Subscribe = Callable[[Listener], Callable[[], None]]
+
+
+class Phase(enum.Enum):
+    """Where a connection stands; see the module's docstring."""
+
+    READING = enum.auto()
+    ANSWERING = enum.auto()
+    STREAMING = enum.auto()
+    LINGERING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Connection:
+    """Owns its socket until `on_closed(self)`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reactor: Reactor,
+        respond: Respond,
+        subscribe: Subscribe,
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._reactor = reactor
+        self._respond = respond
+        self._subscribe = subscribe
+        self._on_closed = on_closed
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._phase = Phase.READING
+        self._head: h11.Request | None = None
+        self._body = bytearray()
+        self._wire = bytearray()  # framed, not yet taken by the kernel
+        self._backlog = Backlog(_notice)
+        self._unsubscribe: Callable[[], None] | None = None
+        self._flush_planned = False
+        self._last = False  # the server is closing: nothing more is read
+        self._due: float | None = None
+        self._timer: Timer | None = None
+        self._expect(REQUEST_TIMEOUT)
+        reactor.add_reader(sock.fileno(), self._on_readable)
+
+    @property
+    def has_output(self) -> bool:
+        """True while anything waits to be sent."""
+        return bool(self._wire or self._backlog)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def refuse(self, refusal: Answer) -> None:
+        """Answer at once, whatever the client wanted, and end."""
+        self._answer(refusal, last=True)
+
+    def finish(self) -> None:
+        """No further request is read; a stream of events gets its regular end after what waits for it."""
+        self._last = True
+        if self._phase is Phase.STREAMING:
+            self._frame_backlog(everything=True)
+            self._send(h11.EndOfMessage())
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the kernel takes. Never blocks, never raises; a broken connection is closed."""
+        self._flush_planned = False
+        if self._phase is Phase.CLOSED:
+            return
+        if not self._wire and self._phase is Phase.STREAMING:
+            self._frame_backlog()
+        if self._wire:
+            try:
+                sent = self._sock.send(self._wire, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            del self._wire[:sent]
+            if sent or self._due is None:
+                self._expect(STUCK_TIMEOUT)
+        if self.has_output:
+            self._reactor.add_writer(self._sock.fileno(), self.flush)
+        else:
+            self._reactor.remove_writer(self._sock.fileno())
+            self._on_flushed()
+
+    def close(self) -> None:
+        """Drop the connection now. Closing twice is harmless."""
+        if self._phase is Phase.CLOSED:
+            return
+        self._phase = Phase.CLOSED
+        if self._timer:
+            self._timer.cancel()
+        if self._unsubscribe:
+            self._unsubscribe()
+        self._reactor.remove_reader(self._sock.fileno())
+        self._reactor.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._on_closed(self)
+
+    # Reading
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if self._phase is Phase.READING:
+            self._http.receive_data(data)
+            self._read_request()
+        elif not data:
+            self.close()
+
+    def _read_request(self) -> None:
+        """Go on with the request that arrives, as far as there are bytes."""
+        if self._phase is not Phase.READING or self._last:
+            return
+        try:
+            event = self._http.next_event()
+            while event is not h11.NEED_DATA and self._phase is Phase.READING:
+                self._take(event)
+                if self._phase is Phase.READING:
+                    event = self._http.next_event()
+        except h11.RemoteProtocolError as wrong:
+            status = wrong.error_status_hint
+            self._answer(error(status, "the request's head is too long" if status == 431 else f"{wrong}"), last=True)
+            return
+        if self._phase is Phase.READING and self._http.they_are_waiting_for_100_continue:
+            self._send(h11.InformationalResponse(status_code=100, headers=[]))
+            self._reactor.add_writer(self._sock.fileno(), self.flush)
+
+    def _take(self, event: object) -> None:
+        if isinstance(event, h11.Request):
+            self._head = event
+            declared = [value for name, value in event.headers if name == b"content-length"]
+            if declared and int(declared[0]) > MAX_BODY:
+                self._refuse_body()
+        elif isinstance(event, h11.Data):
+            self._body += event.data
+            if len(self._body) > MAX_BODY:
+                self._refuse_body()
+        elif isinstance(event, h11.EndOfMessage):
+            self._on_request()
+        else:  # the client has closed its side between two requests
+            self.close()
+
+    def _refuse_body(self) -> None:
+        self._answer(error(413, f"the body is longer than {MAX_BODY} bytes"), last=True)
+
+    def _on_request(self) -> None:
+        assert self._head is not None
+        request = Request(self._head.method.decode(), self._head.target.decode("latin-1"), bytes(self._body))
+        self._phase = Phase.ANSWERING
+        try:
+            answer = self._respond(request)
+        except Exception as bug:
+            self._answer(error(500, f"an error in holdfast itself ({type(bug).__name__}); its log has the details"))
+            raise  # to the reactor, which logs it
+        if isinstance(answer, Follow):
+            self._follow(answer)
+        else:
+            self._answer(answer)
+
+    # Answering
+
+    def _answer(self, answer: Answer, *, last: bool = False) -> None:
+        self._phase = Phase.ANSWERING
+        headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
+        if answer.allow:
+            headers.append(("allow", answer.allow))
+        if last or self._last:
+            headers.append(("connection", "close"))
+        self._send(_response(answer.status, headers))
+        if self._head is None or self._head.method != b"HEAD":
+            self._send(h11.Data(data=answer.body))
+        self._send(h11.EndOfMessage())
+        if not last:  # after the last one, a client that only writes has to be read, or it would never come to read
+            self._reactor.remove_reader(self._sock.fileno())
+        self.flush()
+
+    def _follow(self, answer: Follow) -> None:
+        self._phase = Phase.STREAMING
+        self._send(_response(200, [("content-type", NDJSON)]))
+        for line in answer.first:
+            self._backlog.push(line)
+        self._unsubscribe = self._subscribe(self._on_event)
+        self.flush()
+
+    def _on_event(self, event: Event) -> None:
+        self._backlog.push(event_line(event))
+        if not self._flush_planned and not self._wire:
+            self._flush_planned = True
+            self._reactor.call_later(0, self.flush)  # once for all events of this turn
+
+    def _frame_backlog(self, *, everything: bool = False) -> None:
+        while self._backlog and (everything or not self._wire):
+            self._send(h11.Data(data=self._backlog.take(MAX_PIECE)))
+
+    def _send(self, event: h11.Event) -> None:
+        self._wire += self._http.send(event) or b""
+
+    def _on_flushed(self) -> None:
+        self._due = None
+        if self._phase is Phase.READING:  # a 100 Continue has left
+            self._expect(REQUEST_TIMEOUT)
+        elif self._phase is Phase.ANSWERING or (self._phase is Phase.STREAMING and self._last):
+            self._next_request()
+
+    def _next_request(self) -> None:
+        self._head = None
+        self._body.clear()
+        self._reactor.add_reader(self._sock.fileno(), self._on_readable)
+        if self._last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            self._phase = Phase.LINGERING
+            self._expect(LINGER_TIMEOUT)
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_WR)
+            return
+        self._http.start_next_cycle()
+        self._phase = Phase.READING
+        self._expect(REQUEST_TIMEOUT)
+        if self._http.trailing_data[0]:
+            self._reactor.call_later(0, self._read_request)  # a pipelined one, after everybody else's turn
+
+    # Time
+
+    def _expect(self, seconds: float) -> None:
+        """Be done with this phase in so many seconds. One timer serves: most deadlines are moved, few are met."""
+        self._due = self._reactor.now() + seconds
+        if self._timer is None or self._timer.callback is None or self._timer.when > self._due:
+            self._plan(self._due)
+
+    def _plan(self, when: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._reactor.call_at(when, self._on_time)
+
+    def _on_time(self) -> None:
+        if self._due is None:
+            return
+        if self._reactor.now() < self._due:
+            self._plan(self._due)
+        elif self._phase is Phase.READING and (self._head is not None or self._http.trailing_data[0]):
+            self._answer(error(408, f"the request did not arrive whole in {REQUEST_TIMEOUT:g} seconds"), last=True)
+        else:
+            self.close()
+
+
+def _response(status: int, headers: list[tuple[str, str]]) -> h11.Response:
+    return h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
+
+
+def _notice(count: int) -> bytes:
+    text = f"{count} events were dropped: this reader is too slow"
+    return event_line(Event(ts=time.time(), name="events.dropped", text=text, level="warning", fields={"count": count}))

@@ -1,0 +1,200 @@
+"""What the control API answers: a request in, an answer out. Knows HTTP's words, but no socket and no clock.
+
+Invariant: nothing here waits, and every refusal is a status of 400 or above with the body `{"error": "one line"}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from supervisor.control.port import Supervision
+from supervisor.errors import RefusedError
+from supervisor.messages.events import Event, as_object
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PROMETHEUS = "text/plain; version=0.0.4"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request, whole. `target` is the request target as sent (RFC 9112, section 3.2)."""
+
+    method: str
+    target: str
+    body: bytes = b""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One short answer. `allow` is the `Allow` header of a 405 (RFC 9110, section 10.2.1)."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    allow: str = ""
+
+
+class Follow(msgspec.Struct, frozen=True):
+    """The answer to `/events?follow=1`: every event from now on, a line each; `first` are lines to begin with."""
+
+    first: tuple[bytes, ...] = ()
+
+
+class BadRequestError(Exception):
+    """The request can't be meant; the text says what was expected."""
+
+
+class _Apps(msgspec.Struct, forbid_unknown_fields=True):
+    apps: list[str] = []
+
+
+class _Target(msgspec.Struct, forbid_unknown_fields=True):
+    target: str
+
+
+class _Scale(msgspec.Struct, forbid_unknown_fields=True):
+    app: str
+    workers: str | int
+
+
+class _Signal(msgspec.Struct, forbid_unknown_fields=True):
+    signal: str | int
+    target: str
+
+
+Handler = Callable[[Request, Supervision], Answer | Follow]
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def route(request: Request, supervision: Supervision) -> Answer | Follow:
+    """Answer one request. What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500."""
+    path, _query = _split(request.target)
+    methods = _ROUTES.get(path)
+    if methods is None:
+        return error(404, f"no such path: {path}; there is {', '.join(_ROUTES)}")
+    handler = methods.get(request.method)
+    if handler is None:
+        return error(405, f"{path} is asked with {' or '.join(methods)}", allow=", ".join(methods))
+    try:
+        return handler(request, supervision)
+    except BadRequestError as wrong:
+        return error(400, str(wrong))
+    except RefusedError as refusal:
+        return error(409, str(refusal))
+
+
+def error(status: int, text: str, *, allow: str = "") -> Answer:
+    """A refusal; whatever `text` holds becomes one line of printable characters."""
+    line = "".join(char if char.isprintable() else " " for char in text[:2000])
+    return Answer(status, _json({"error": line.strip()}), allow=allow)
+
+
+def event_line(event: Event) -> bytes:
+    """One event as one line of NDJSON, with its line break."""
+    return _json(as_object(event))
+
+
+def _json(value: object) -> bytes:
+    return _encoder.encode(value) + b"\n"
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Path and query. The absolute form, which a server has to accept (RFC 9112, section 3.2.2), loses its origin."""
+    if target.startswith("http://"):
+        target = "/" + target.removeprefix("http://").partition("/")[2]
+    path, _, query = target.partition("?")
+    return path, query
+
+
+def _flags(request: Request, known: tuple[str, ...]) -> dict[str, bool]:
+    """The query's switches: `?follow=1&recent=0`. Every known one is in the result."""
+    flags = dict.fromkeys(known, False)
+    for part in filter(None, _split(request.target)[1].split("&")):
+        name, _, value = part.partition("=")
+        if name not in known or value not in ("0", "1"):
+            raise BadRequestError(f"the query has {part!r}; expected {' or '.join(f'{flag}=1' for flag in known)}")
+        flags[name] = value == "1"
+    return flags
+
+
+def _body(request: Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(request.body or b"{}", type=kind)
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise BadRequestError(f"the body: {wrong}") from wrong
+
+
+def _status(_request: Request, supervision: Supervision) -> Answer:
+    return Answer(200, _json(supervision.status()))
+
+
+def _metrics(_request: Request, supervision: Supervision) -> Answer:
+    text = supervision.metrics()
+    return Answer(200, (text if text.endswith("\n") else text + "\n").encode(), PROMETHEUS)
+
+
+def _version(_request: Request, supervision: Supervision) -> Answer:
+    status = supervision.status()
+    return Answer(200, _json({"version": status.version, "pid": status.pid}))
+
+
+def _events(request: Request, supervision: Supervision) -> Answer | Follow:
+    flags = _flags(request, ("follow", "recent"))
+    recent = tuple(map(event_line, supervision.recent_events())) if flags["recent"] or not flags["follow"] else ()
+    return Follow(recent) if flags["follow"] else Answer(200, b"".join(recent), NDJSON)
+
+
+def _reload(request: Request, supervision: Supervision) -> Answer:
+    return Answer(202, _json({"generations": supervision.reload(_body(request, _Apps).apps)}))
+
+
+def _start(request: Request, supervision: Supervision) -> Answer:
+    target = _body(request, _Target).target
+    supervision.start(target)
+    return Answer(202, _json({"target": target}))
+
+
+def _stop(request: Request, supervision: Supervision) -> Answer:
+    target = _body(request, _Target).target
+    supervision.stop(target)
+    return Answer(202, _json({"target": target}))
+
+
+def _restart(request: Request, supervision: Supervision) -> Answer:
+    target = _body(request, _Target).target
+    supervision.restart(target)
+    return Answer(202, _json({"target": target}))
+
+
+def _scale(request: Request, supervision: Supervision) -> Answer:
+    wanted = _body(request, _Scale)
+    return Answer(202, _json({"app": wanted.app, "workers": supervision.scale(wanted.app, str(wanted.workers))}))
+
+
+def _signal(request: Request, supervision: Supervision) -> Answer:
+    wanted = _body(request, _Signal)
+    return Answer(200, _json({"pids": supervision.signal(str(wanted.signal), wanted.target)}))
+
+
+def _shutdown(_request: Request, supervision: Supervision) -> Answer:
+    supervision.shutdown()
+    return Answer(202, _json({"state": "stopping"}))
+
+
+_ROUTES: dict[str, dict[str, Handler]] = {
+    "/status": {"GET": _status},
+    "/metrics": {"GET": _metrics},
+    "/version": {"GET": _version},
+    "/events": {"GET": _events},
+    "/reload": {"POST": _reload},
+    "/start": {"POST": _start},
+    "/stop": {"POST": _stop},
+    "/restart": {"POST": _restart},
+    "/scale": {"POST": _scale},
+    "/signal": {"POST": _signal},
+    "/shutdown": {"POST": _shutdown},
+}

@@ -1,0 +1,297 @@
+"""A real ControlServer on a real reactor and unix socket, with a small supervision in memory behind it.
+
+`python -m tests.control.stage SOCK [SCENE]` runs one in a process of its own, as holdfastctl meets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from supervisor.control.server import ControlServer, same_user_or_root
+from supervisor.errors import RefusedError
+from supervisor.kernel.reactor import Reactor
+from supervisor.messages.events import Event
+from supervisor.messages.status import AppState, AppStatus, RollStatus, SlotState, Status, Totals, WorkerStatus
+
+
+def worker(slot: int, pid: int, generation: int = 1, state: SlotState = "ready") -> WorkerStatus:
+    return WorkerStatus(
+        slot=slot,
+        pid=pid,
+        generation=generation,
+        state=state,
+        uptime_s=75.0,
+        inflight=1,
+        connections=3,
+        requests=12345,
+        lag_ms=0.25,
+        lag_max_ms=2.0,
+        rss_bytes=50 * 2**20,
+        pss_bytes=20 * 2**20,
+        cpu_percent=12.5,
+        restarts=0,
+    )
+
+
+def app(count: int = 2, *, state: AppState = "running", generation: int = 1, first_pid: int = 1000) -> AppStatus:
+    if state == "stopped":
+        workers = tuple(worker(slot, 0, generation, "stopped") for slot in range(1, count + 1))
+    else:
+        workers = tuple(worker(slot, first_pid + slot, generation) for slot in range(1, count + 1))
+    return AppStatus(
+        state=state,
+        generation=generation,
+        bind=("127.0.0.1:8000",),
+        workers=workers,
+        totals=Totals(requests=24690),
+        last_roll=None,
+    )
+
+
+class Scene:
+    """A supervision in memory: commands take effect a little later, by the reactor's timers, and tell events."""
+
+    def __init__(self, reactor: Reactor | None = None) -> None:
+        self.reactor = reactor
+        self.apps = {"web": app(), "api": app(1, state="stopped", first_pid=2000)}
+        self.stopping = False
+        self.calls: list[tuple[Any, ...]] = []
+        self.listeners: list[Callable[[Event], None]] = []
+        self.history: list[Event] = []
+        self.next_pid = 3000
+        self.on_shutdown: Callable[[], None] = lambda: None
+        self.plot: Callable[[str, int], None] = self.commit
+
+    def status(self) -> Status:
+        state: Any = "stopping" if self.stopping else "running"
+        return Status(version="0.1.0", pid=os.getpid(), uptime_s=3700.0, state=state, apps=dict(self.apps))
+
+    def metrics(self) -> str:
+        return "# TYPE holdfast_up gauge\nholdfast_up 1\n"
+
+    def reload(self, apps: Sequence[str]) -> dict[str, int]:
+        self.calls.append(("reload", tuple(apps)))
+        names = list(apps) or [name for name, it in self.apps.items() if it.state != "stopped"]
+        targets = {name: self.known(name).generation + 1 for name in names}
+        for name, generation in targets.items():
+            self.plot(name, generation)
+        return targets
+
+    def start(self, target: str) -> None:
+        self.calls.append(("start", target))
+        name = self.named(target)
+        if self.apps[name].state != "stopped":
+            raise RefusedError(f"{name} is running already")
+        self.change(name, state="starting")
+        self.later(0.15, lambda: self.become(name, app(len(self.apps[name].workers), first_pid=self.pids())))
+
+    def stop(self, target: str) -> None:
+        self.calls.append(("stop", target))
+        name = self.named(target)
+        if ":" in target:
+            slot = int(target.partition(":")[2])
+            kept = [each if each.slot != slot else worker(slot, 0, state="stopped") for each in self.apps[name].workers]
+            self.later(0.15, lambda: self.change(name, workers=tuple(kept)))
+        else:
+            self.later(0.15, lambda: self.become(name, app(len(self.apps[name].workers), state="stopped")))
+
+    def restart(self, target: str) -> None:
+        self.calls.append(("restart", target))
+        name = self.named(target)
+        self.later(0.15, lambda: self.become(name, app(len(self.apps[name].workers), first_pid=self.pids())))
+
+    def scale(self, app: str, workers: str) -> int:
+        self.calls.append(("scale", app, workers))
+        now = len(self.known(app).workers)
+        return max(1, now + int(workers) if workers[0] in "+-" else int(workers))
+
+    def signal(self, name: str, target: str) -> list[int]:
+        self.calls.append(("signal", name, target))
+        return [each.pid for each in self.apps[self.named(target)].workers]
+
+    def shutdown(self) -> None:
+        self.calls.append(("shutdown",))
+        self.stopping = True
+        self.emit("master.stopping", "asked to by holdfastctl")
+        self.on_shutdown()
+
+    def recent_events(self) -> Sequence[Event]:
+        return list(self.history)
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    # What happens behind the door
+
+    def known(self, name: str) -> AppStatus:
+        if name == "broken":
+            raise ZeroDivisionError("a bug in the master")
+        if name not in self.apps:
+            raise RefusedError(f"no app called {name!r}; there is {', '.join(self.apps)}")
+        return self.apps[name]
+
+    def named(self, target: str) -> str:
+        name = target.partition(":")[0]
+        self.known(name)
+        return name
+
+    def pids(self) -> int:
+        self.next_pid += 100
+        return self.next_pid
+
+    def later(self, delay: float, action: Callable[[], None]) -> None:
+        assert self.reactor is not None
+        self.reactor.call_later(delay, action)
+
+    def become(self, name: str, status: AppStatus) -> None:
+        self.apps[name] = status
+
+    def change(self, name: str, **changes: Any) -> None:
+        self.apps[name] = msgspec.structs.replace(self.apps[name], **changes)
+
+    def emit(self, name: str, text: str, app: str | None = None, **more: Any) -> None:
+        known = {key: more.pop(key) for key in ("slot", "pid", "generation", "level") if key in more}
+        event = Event(ts=time.time(), name=name, text=text, app=app, fields=more, **known)
+        self.history.append(event)
+        for listener in list(self.listeners):
+            listener(event)
+
+    def begin(self, name: str, to: int) -> None:
+        roll = RollStatus(from_=to - 1, to=to, verdict="running", reason="", seconds=0.0)
+        self.change(name, state="rolling", last_roll=roll)
+        self.emit("roll.started", f"generation {to - 1} to {to}", name, **{"from": to - 1, "to": to})
+
+    def end(self, name: str, to: int, event: str, reason: str = "", **more: Any) -> None:
+        verdict: Any = event.removeprefix("roll.")
+        roll = RollStatus(from_=to - 1, to=to, verdict=verdict, reason=reason, seconds=0.5)
+        kept = to if verdict == "committed" else to - 1
+        self.change(name, state="running", generation=kept, last_roll=roll)
+        fields = {"from": to - 1, "to": to, "seconds": 0.5, "reason": reason} | more
+        self.emit(event, reason or "every worker is new", name, **fields)
+
+    def commit(self, name: str, to: int) -> None:
+        """A good release: begun at once, a step a worker, then committed."""
+        self.begin(name, to)
+        count = len(self.apps[name].workers)
+        for number in range(1, count + 1):
+            text = f"worker {number} replaced ({number} of {count})"
+            step = {"slot": number, "done": number, "total": count}
+            self.later(0.1 * number, lambda text=text, step=step: self.emit("roll.step", text, name, **step))
+        self.later(0.1 * (count + 1), lambda: self.end(name, to, "roll.committed"))
+
+    def roll_back(self, name: str, to: int) -> None:
+        """A release that does not import."""
+        self.begin(name, to)
+        output = ["Traceback (most recent call last):", '  File "app.py", line 1', "ModuleNotFoundError: nope"]
+        reason = "the app can't be imported: ModuleNotFoundError: nope"
+        self.later(0.2, lambda: self.end(name, to, "roll.rolled_back", reason, output=output))
+
+    def supersede(self, name: str, to: int) -> None:
+        """A newer release is asked for while this one is on its way."""
+        self.begin(name, to)
+        more = {"superseded_by": to + 1}
+        self.later(0.1, lambda: self.end(name, to, "roll.rolled_back", "a newer release came", **more))
+        self.later(0.15, lambda: self.begin(name, to + 1))
+        self.later(0.3, lambda: self.end(name, to + 1, "roll.committed"))
+
+    def deaf(self, name: str, to: int) -> None:
+        """A roll whose events nobody hears: their stream breaks first."""
+        self.listeners.clear()
+        self.subscribe = lambda listener: lambda: None  # type: ignore[method-assign]
+        self.begin(name, to)
+        self.later(0.3, lambda: self.end(name, to, "roll.committed"))
+
+    def endless(self, name: str, to: int) -> None:
+        """A roll that does not end while anyone looks."""
+        self.begin(name, to)
+
+
+class Stage:
+    """The reactor runs in a thread of the test; `errors` are what escaped from callbacks."""
+
+    def __init__(self, path: str, allow: Callable[[int], bool] = same_user_or_root) -> None:
+        self.path = path
+        self.errors: list[Exception] = []
+        self.reactor = Reactor(self.errors.append)
+        self.scene = Scene(self.reactor)
+        self._todo: list[Callable[[], None]] = []
+        self._read, self._write = os.pipe()
+        self.reactor.add_reader(self._read, self._on_todo)
+        self.server = ControlServer(listen(path), self.reactor, self.scene, allow=allow)
+        self._thread = threading.Thread(target=self.reactor.run)
+        self._thread.start()
+
+    def run(self, action: Callable[[], object]) -> None:
+        """Run `action` on the reactor's thread, and return when it has run."""
+        done = threading.Event()
+        self._todo += [lambda: (action(), None)[1], done.set]
+        os.write(self._write, b"x")
+        assert done.wait(10), "the reactor is stuck"
+
+    def close(self) -> None:
+        self.run(self.server.close)
+        self.run(self.reactor.stop)
+        self._thread.join(10)
+        self.reactor.close()
+        os.close(self._read)
+        os.close(self._write)
+
+    def _on_todo(self) -> None:
+        os.read(self._read, 4096)
+        while self._todo:
+            self._todo.pop(0)()
+
+
+@contextlib.contextmanager
+def stage(path: str, allow: Callable[[int], bool] = same_user_or_root) -> Iterator[Stage]:
+    it = Stage(path, allow)
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(256)
+    return listener
+
+
+def main(path: str, plot: str = "commit") -> None:
+    """Serve until shut down or terminated."""
+
+    def crash(error: Exception) -> None:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+    reactor = Reactor(crash)
+    scene = Scene(reactor)
+    scene.plot = getattr(scene, plot)
+    listener = listen(path)
+    server = ControlServer(listener, reactor, scene)
+
+    def leave() -> None:
+        server.close()
+        os.unlink(path)
+        reactor.stop()
+
+    scene.on_shutdown = lambda: reactor.call_later(0.2, leave) and None
+    reactor.on_signal(signal.SIGTERM, leave)
+    print("listening", flush=True)
+    reactor.run()
+    reactor.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
