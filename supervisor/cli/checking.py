@@ -1,0 +1,54 @@
+"""`holdfast check`: every app imported in an interpreter of its own, one line about each.
+
+Invariant: nothing the apps do reaches this process: they are imported in children, one after another, each of which
+gets `boot_timeout` seconds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import msgspec
+
+from supervisor.config.settings import AppSettings, Settings
+from supervisor.spawner.check import CheckResult
+
+
+def report(settings: Settings) -> int:
+    """Check all apps and print a line for each. Returns 0 when all can be imported, else 1."""
+    failed = False
+    for app in settings.apps:
+        result = _import(app)
+        failed = failed or bool(result.reason)
+        click.echo(f"{app.name}: {_verdict(app, result)}")
+    return 1 if failed else 0
+
+
+def _import(app: AppSettings) -> CheckResult:
+    command = [sys.executable, "-P", "-m", "supervisor.spawner.check"]
+    try:
+        done = subprocess.run(  # noqa: S603  # our own interpreter and module
+            command, input=msgspec.json.encode(app), stdout=subprocess.PIPE, timeout=app.boot_timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return CheckResult(reason=f"{app.app} was not imported within boot_timeout ({app.boot_timeout:g} s)")
+    try:
+        return msgspec.json.decode(done.stdout, type=CheckResult)
+    except msgspec.DecodeError:
+        how = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        return CheckResult(reason=f"{app.app} ended its interpreter while it was imported ({how})")
+
+
+def _verdict(app: AppSettings, result: CheckResult) -> str:
+    if result.reason:
+        return f"FAILED: {result.reason}"
+    return f"OK: {result.interface}, imported in {result.seconds:.2f} s, {_preload(app, result)}, {', '.join(app.bind)}"
+
+
+def _preload(app: AppSettings, result: CheckResult) -> str:
+    if not result.threads:
+        return "preload possible" if app.preload != "off" else "preload possible (but off)"
+    threads = f"the import left threads running: {', '.join(result.threads)}"
+    return f"preload not possible ({threads})" if app.preload != "on" else f"preload on, a risk ({threads})"
