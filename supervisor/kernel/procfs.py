@@ -32,7 +32,7 @@ def rss_bytes(pid: int) -> int | None:
 def pss_bytes(pid: int) -> int | None:
     """Resident memory with each shared page divided by its sharers: what adds up over a preloaded app's workers.
 
-    The kernel walks the page tables for it (about a millisecond): sample it seldom.
+    The kernel walks all page tables for it, which takes a big process milliseconds: sample it seldom.
     """
     data = _read(f"/proc/{pid}/smaps_rollup")
     if data is None:
