@@ -68,7 +68,7 @@ class OptionsCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 sections.setdefault(headings.get(param.name or "", _OTHER_GROUP), []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
@@ -89,16 +89,16 @@ def _parameters() -> list[click.Parameter]:
         if option.flags:
             more = "repeatable; " if option.repeatable else ""
             text = f"{option.help} [{more}default: {option.default}]"
-            declaration = [*option.flags, option.key]
-            parameters.append(click.Option(declaration, metavar=option.metavar, multiple=option.repeatable, help=text))
+            names = [*option.flags, option.key]
+            parameters.append(click.Option(names, metavar=option.metavar, multiple=option.repeatable, help=text))
     return parameters
 
 
 def _run(**given: Any) -> int:
-    from supervisor.master import boot  # not needed to check, nor for a new project
-
     source = _source(given)
     _settings(source)
+    from supervisor.master import boot  # not needed to check, nor for a new project
+
     boot.exec_master(source)
 
 
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
 def _source(given: dict[str, Any]) -> Source:
     """What was typed, as it travels to the master."""
     app, path = given.pop("app"), given.pop("config")
-    flags = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if value}
+    flags = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if value not in (None, ())}
     if path is None and os.path.exists(DEFAULT_CONFIG):
         path = DEFAULT_CONFIG
     return Source(path=path, app=app, flags=flags)
