@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from tests.processes.load import LOSSES, LoadError, Loss, Plan, Report
-from tests.processes.load_connection import Answer, Connection, LostError
+from tests.processes.load_connection import PIECE_PAUSE_S, Answer, Connection, LostError
 
 BODY_SIZES = (1, 200, 4096, 65536)  # of the POSTs, in turn
 SLOW_EVERY = 8  # each so many POSTs are sent in two halves, so that uploads are always in progress
@@ -217,7 +217,8 @@ class Client:
             self._lose("timeout" if isinstance(error, TimeoutError) else error.kind, method, str(error))
             await asyncio.sleep(AFTER_LOSS_S)
             return False
-        self._books.answered(time.monotonic() - began, answer.headers)
+        own_pauses_s = PIECE_PAUSE_S * (len(pieces) - 1)
+        self._books.answered(max(0.0, time.monotonic() - began - own_pauses_s), answer.headers)
         if not answer.reusable and not self._requests.says_close:
             self._books.turn("closed_politely")
         return answer.reusable
