@@ -9,9 +9,11 @@ Cells are aligned 64-bit integers; a store of one is not torn on any platform Li
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import mmap
 import os
+from typing import TypeAlias
 
 from supervisor.errors import SurroundingsError
 
@@ -50,7 +52,7 @@ class WorkerState(enum.IntEnum):
     DRAINING = 3
 
 
-Row = memoryview[int]
+Row: TypeAlias = "memoryview[int]"  # as text: memoryview can't be subscripted before Python 3.14
 """A worker's cells, indexed by `Cell`. Hot code keeps it in a local and writes `row[INDEX] = n`."""
 
 
@@ -83,9 +85,10 @@ class Board:
         return self._cells[start : start + Cell.END]
 
     def close(self) -> None:
-        """Unmap and close; rows handed out before are dead after this."""
+        """Close; the memory goes with the last row that somebody still holds."""
         self._cells.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):  # rows are held: dropping the last one unmaps
+            self._map.close()
         os.close(self.fd)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -42,28 +43,31 @@ class Channel:
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send one message. Raises `BlockingIOError` when full, `BrokenPipeError` or `ConnectionError` when gone."""
-        if len(data) > MAX_MESSAGE:
-            raise ValueError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
+        if not 0 < len(data) <= MAX_MESSAGE:  # an empty message would read as the end
+            raise ValueError(f"a message of {len(data)} bytes; it may have 1 to {MAX_MESSAGE}")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message with its descriptors (close-on-exec), or None when the peer is gone.
 
-        Raises `BlockingIOError` when nothing waits.
+        Raises `BlockingIOError` when nothing waits, and `OSError` (EMFILE), with the message lost, when this process
+        may not have as many descriptors as came with it.
         """
         space = socket.CMSG_SPACE(MAX_FDS * 4)
         try:
-            data, ancillary, _flags, _address = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _address = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             return None
         fds = array.array("i")
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        if not data:
+        if flags & socket.MSG_CTRUNC or not data:
             for fd in fds:
                 os.close(fd)
+            if data:
+                raise OSError(errno.EMFILE, "no room for the descriptors of a message")
             return None
         return data, list(fds)
 

@@ -85,10 +85,14 @@ class Reactor:
         return self.call_at(self.now() + delay, callback)
 
     def on_signal(self, number: signal.Signals, callback: Callback) -> None:
-        """Run `callback` from the loop after each delivery of a signal (deliveries in between may merge)."""
+        """Run `callback` from the loop after each delivery of a signal (deliveries in between may merge).
+
+        Replaces an earlier callback.
+        """
         self._signals[number] = callback
         # The Python-level handler does nothing: the C handler has already written the number to the wake-up pipe.
-        self._old_handlers[number] = signal.signal(number, lambda *_: None) or signal.SIG_DFL
+        old = signal.signal(number, lambda *_: None) or signal.SIG_DFL
+        self._old_handlers.setdefault(number, old)  # the one before ours, also when this replaces an earlier callback
 
     def run(self) -> None:
         """Serve until `stop` is called from a callback."""
