@@ -27,7 +27,7 @@ MAX_BINDS = 64
 MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
 MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h)?", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
 _IDENTIFIER = r"[^\W\d]\w*"
@@ -79,17 +79,14 @@ def parse_limit(value: object) -> int | None:
 
 def parse_size(value: object) -> int:
     """Bytes, as a number or with a unit: `512M`, `1.5G`, `2GiB`. Units are powers of 1024."""
-    expected = f"a size such as 512M or 2G, not {shown(value)}"
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is not None:
-        size = int(float(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]) if "." in match[1] else _exact(match)
+        amount = float(match[1]) if "." in match[1] else int(match[1])
+        size: int | None = int(amount * _SIZE_UNITS[(match[2] or "").lower()])
     else:
-        number = None if isinstance(value, str) else _whole(value)
-        if number is None:
-            raise ValueError(expected)
-        size = number
-    if not 0 <= size <= MAX_COUNT:
-        raise ValueError(expected)
+        size = None if isinstance(value, str) else _whole(value)
+    if size is None or not 0 <= size <= MAX_COUNT:
+        raise ValueError(f"a size such as 512M or 2G, not {shown(value)}")
     return size
 
 
@@ -215,10 +212,6 @@ def _whole(value: object) -> int | None:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         return int(value)
     return None
-
-
-def _exact(match: re.Match[str]) -> int:
-    return int(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
 
 
 def _seconds(value: object) -> float | None:
