@@ -12,7 +12,8 @@ import msgspec
 
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
-from supervisor.messages.events import Event, as_object
+from supervisor.messages.events import Event
+from supervisor.observe.render import render_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -95,7 +96,7 @@ def error(status: int, text: str, *, allow: str = "") -> Answer:
 
 def event_line(event: Event) -> bytes:
     """One event as one line of NDJSON, with its line break."""
-    return _json(as_object(event))
+    return render_json(event) + b"\n"
 
 
 def _json(value: object) -> bytes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -187,7 +188,7 @@ class Scene:
         for number in range(1, count + 1):
             text = f"worker {number} replaced ({number} of {count})"
             step = {"slot": number, "done": number, "total": count}
-            self.later(0.1 * number, lambda text=text, step=step: self.emit("roll.step", text, name, **step))
+            self.later(0.1 * number, functools.partial(self.emit, "roll.step", text, name, **step))
         self.later(0.1 * (count + 1), lambda: self.end(name, to, "roll.committed"))
 
     def roll_back(self, name: str, to: int) -> None:
@@ -286,7 +287,7 @@ def main(path: str, plot: str = "commit") -> None:
         os.unlink(path)
         reactor.stop()
 
-    scene.on_shutdown = lambda: reactor.call_later(0.2, leave) and None
+    scene.on_shutdown = lambda: scene.later(0.2, leave)
     reactor.on_signal(signal.SIGTERM, leave)
     print("listening", flush=True)
     reactor.run()

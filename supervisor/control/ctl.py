@@ -1,0 +1,302 @@
+"""holdfastctl: commands for the operator, each a thin layer over the control API.
+
+Invariant: exit 0 done, 1 refused or failed, 2 usage, 3 a named app or worker is not running, 4 no master answers.
+Every command waits until what it asked for holds, says so in a line, and speaks JSON with `--json`.
+"""
+
+from __future__ import annotations
+
+import os
+import select as polling
+import time
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from supervisor.control import tables
+from supervisor.control.client import ControlClient
+from supervisor.control.discovery import find_socket
+from supervisor.control.patience import INTERRUPTED, POLL, change, follow
+from supervisor.control.rolls import RollWatch, as_object
+from supervisor.control.shell import Shell
+from supervisor.control.targets import are_running, pids, select
+from supervisor.control.terminal import Terminal
+from supervisor.errors import NoMasterError, RefusedError, UsageError, UserError
+from supervisor.messages.events import Event
+from supervisor.messages.status import AppStatus, Status
+from supervisor.observe.render import render_json, render_text
+
+
+class Session:
+    """What the commands of one command line share."""
+
+    def __init__(self) -> None:
+        self.terminal = Terminal()
+        self.socket: str | None = None
+        self._client: ControlClient | None = None
+
+    @property
+    def client(self) -> ControlClient:
+        """The instance that is meant; found at the first use."""
+        if self._client is None:
+            self._client = ControlClient(self.socket or find_socket())
+        return self._client
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-s", "--socket", metavar="SOCK", help="Control socket; default: $HOLDFAST_CONTROL, or the only one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.version_option(package_name="holdfast", message="holdfastctl %(version)s")
+@click.pass_context
+def cli(context: click.Context, socket: str | None, as_json: bool) -> int:
+    """Look at a running holdfast and steer it. Without a command: an interactive shell.
+
+    A TARGET is APP, APP:SLOT or all. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 a named app or worker is not
+    running (status), 4 no master answers.
+    """
+    session = context.ensure_object(Session)
+    session.socket, session.terminal.as_json = socket, as_json
+    if context.invoked_subcommand is None:
+        return _shell(session)
+    return 0
+
+
+@cli.command()
+@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@pass_session
+def status(session: Session, targets: Sequence[str]) -> int:
+    """Show every app and worker, or the named ones."""
+    snapshot = session.client.status()
+    apps = select(snapshot, targets)
+    if session.terminal.as_json:
+        session.terminal.json(msgspec.structs.replace(snapshot, apps=apps))
+    else:
+        _show(session.terminal, snapshot, apps)
+    return 0 if are_running(snapshot, targets) else 3
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Stop waiting after so many seconds.")
+@pass_session
+def start(session: Session, target: str, timeout: float | None) -> int:
+    """Start what is stopped, and wait until it serves."""
+    return change(session.client, session.terminal, "start", target, timeout)
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Stop waiting after so many seconds.")
+@pass_session
+def stop(session: Session, target: str, timeout: float | None) -> int:
+    """Drain and stop, and wait until it has."""
+    return change(session.client, session.terminal, "stop", target, timeout)
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Stop waiting after so many seconds.")
+@pass_session
+def restart(session: Session, target: str, timeout: float | None) -> int:
+    """Stop and start an app, or replace one worker.
+
+    The code is imported anew. `reload` does that without losing a request.
+    """
+    return change(session.client, session.terminal, "restart", target, timeout)
+
+
+@cli.command()
+@click.argument("app", required=False)
+@click.option("--no-wait", is_flag=True, help="Begin the roll and return at once.")
+@pass_session
+def reload(session: Session, app: str | None, no_wait: bool) -> int:
+    """Rolling restart with new code and settings. Exit 0: committed; 1: rolled back."""
+    apps = [app] if app else []
+    terminal = session.terminal
+    if no_wait:
+        _begun(terminal, session.client.reload(apps))
+        return 0
+    with session.client.follow() as stream:
+        watch = RollWatch(session.client.reload(apps))
+        try:
+            follow(session.client, terminal, watch, stream)
+        except KeyboardInterrupt:
+            names = " ".join(watch.pending)
+            terminal.complain(f"the roll goes on without you; `holdfastctl status {names}` tells how it went")
+            return INTERRUPTED
+    if terminal.as_json:
+        terminal.json({"apps": {name: as_object(roll) for name, roll in watch.rolls.items()}})
+    return 0 if watch.is_committed else 1
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("app")
+@click.argument("workers", metavar="N|+N|-N")
+@pass_session
+def scale(session: Session, app: str, workers: str) -> int:
+    """Set an app's number of workers, or change it by +N or -N."""
+    if not workers.lstrip("+-").isdigit() or len(workers) - len(workers.lstrip("+-")) > 1:
+        raise UsageError(f"{workers!r} is no number of workers: expected N, +N or -N, as in `scale web +1`")
+    count = session.client.scale(app, workers)
+    if session.terminal.as_json:
+        session.terminal.json({"app": app, "workers": count})
+    else:
+        session.terminal.say(f"{app}: to have {count} worker{'s' if count != 1 else ''} from now on")
+    return 0
+
+
+@cli.command()
+@click.argument("target", required=False)
+@pass_session
+def pid(session: Session, target: str | None) -> int:
+    """Print the master's pid, or the target's pids, one a line."""
+    snapshot = session.client.status()
+    if target is None:
+        found = [snapshot.pid]
+    else:
+        found = [pid for app in select(snapshot, [target]).values() for pid in pids(app)]
+    if session.terminal.as_json:
+        session.terminal.json({"pid": snapshot.pid} if target is None else {"pids": found})
+    else:
+        for number in found:
+            session.terminal.say(str(number))
+    if not found:
+        raise RefusedError(f"{target} is not running; `holdfastctl start {target}` starts it")
+    return 0
+
+
+@cli.command()
+@click.argument("signal", metavar="SIGNAL")
+@click.argument("target")
+@pass_session
+def signal(session: Session, signal: str, target: str) -> int:
+    """Send a signal to a worker, or to all of an app's.
+
+    SIGNAL is a name or a number: USR1, SIGUSR1 or 10.
+    """
+    sent = session.client.signal(signal, target)
+    if session.terminal.as_json:
+        session.terminal.json({"pids": sent})
+    else:
+        session.terminal.say(f"{target}: {signal} sent to pid {', '.join(map(str, sent)) or 'nobody: none is running'}")
+    return 0
+
+
+@cli.command()
+@click.option("-f", "--follow", "onwards", is_flag=True, help="Go on with every event as it happens.")
+@pass_session
+def events(session: Session, onwards: bool) -> int:
+    """Show what happened lately."""
+    if not onwards:
+        for event in session.client.recent_events():
+            _show_event(session.terminal, event)
+        return 0
+    with session.client.follow(recent=True) as stream:
+        for event in stream:
+            _show_event(session.terminal, event)
+    raise NoMasterError("the master has ended the stream of events; it is stopping, or has stopped")
+
+
+@cli.command()
+@pass_session
+def shutdown(session: Session) -> int:
+    """Stop everything and wait until the master is gone.
+
+    Requests under way are finished first.
+    """
+    began = time.monotonic()
+    client = session.client
+    master = client.status().pid
+    process = _pidfd(client.process())
+    client.shutdown()
+    with session.terminal.progress("requests under way are finished"):
+        while client.is_answering():
+            time.sleep(POLL)
+        if process is not None:
+            polling.select([process], [], [])
+            os.close(process)
+    seconds = time.monotonic() - began
+    if session.terminal.as_json:
+        session.terminal.json({"pid": master, "seconds": round(seconds, 3)})
+    else:
+        session.terminal.say(f"holdfast (pid {master}) has stopped after {seconds:.1f} s")
+    return 0
+
+
+@cli.command()
+@pass_session
+def version(session: Session) -> int:
+    """Print the running master's version."""
+    answer = session.client.version()
+    if session.terminal.as_json:
+        session.terminal.json(answer)
+    else:
+        session.terminal.say(answer.version)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (`sys.argv` by default) and return its exit code."""
+    session = Session()
+    try:
+        code = cli.main(args=argv, prog_name="holdfastctl", standalone_mode=False, obj=session)
+    except click.ClickException as error:
+        session.terminal.complain(f"{error.format_message()} (`holdfastctl --help` lists what there is)")
+        return 2
+    except UserError as error:
+        session.terminal.complain(str(error))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _show(terminal: Terminal, snapshot: Status, apps: dict[str, AppStatus]) -> None:
+    terminal.show(tables.master_line(snapshot))
+    for name, app in apps.items():
+        terminal.show(tables.app_line(name, snapshot.apps[name]))
+        if app.workers:
+            terminal.show(tables.worker_table(name, app.workers, terminal.width))
+
+
+def _begun(terminal: Terminal, targets: dict[str, int]) -> None:
+    if terminal.as_json:
+        terminal.json({"generations": targets})
+        return
+    for name, generation in targets.items():
+        terminal.say(f"{name}: generation {generation} is on its way; `holdfastctl status {name}` tells how it went")
+
+
+def _show_event(terminal: Terminal, event: Event) -> None:
+    terminal.raw(render_json(event).decode() if terminal.as_json else render_text(event, colour=terminal.has_colour))
+
+
+def _pidfd(process: int | None) -> int | None:
+    """A descriptor that becomes readable when the process ends (pidfd_open(2)); None if it can't be watched."""
+    try:
+        return None if process is None else os.pidfd_open(process)
+    except OSError:
+        return None
+
+
+def _shell(session: Session) -> int:
+    options = ["-s", session.socket] if session.socket else []
+    options += ["--json"] if session.terminal.as_json else []
+    shell = Shell(lambda words: main([*options, *words]), sorted(cli.commands), lambda: _targets(session))
+    if shell.is_interactive:
+        main([*options, "status"])
+    return shell.loop()
+
+
+def _targets(session: Session) -> list[str]:
+    """Every target there is now, for completion; none when no master answers."""
+    try:
+        client = ControlClient(session.socket or find_socket(), timeout=1.0)
+        apps = client.status().apps
+    except UserError:
+        return []
+    return ["all", *apps, *(f"{name}:{worker.slot}" for name, app in apps.items() for worker in app.workers)]
