@@ -1,0 +1,71 @@
+"""The ASGI app that every server is measured with: no framework, each path a kind of traffic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+RECORD = {"id": 7, "name": "holdfast", "tags": ["supervisor", "asgi", "wsgi"], "text": "x" * 940}
+PIECE = b"x" * 1024
+
+
+async def app(scope: Message, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    else:
+        await ROUTES[scope["path"]](receive, send)
+
+
+async def _plaintext(_: Receive, send: Send) -> None:
+    await _answer(send, b"text/plain", b"Hello, World!")
+
+
+async def _json(_: Receive, send: Send) -> None:
+    await _answer(send, b"application/json", json.dumps(RECORD).encode())
+
+
+async def _ten_kilobytes(_: Receive, send: Send) -> None:
+    await _answer(send, b"text/plain", PIECE * 10)
+
+
+async def _upload(receive: Receive, send: Send) -> None:
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await _answer(send, b"text/plain", b"%d" % size)
+
+
+async def _stream(_: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    for _piece in range(10):
+        await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _answer(send: Send, kind: bytes, body: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while (message := await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": message["type"] + ".complete"})
+
+
+ROUTES = {
+    "/": _plaintext,
+    "/json": _json,
+    "/10k": _ten_kilobytes,
+    "/upload": _upload,
+    "/stream": _stream,
+}

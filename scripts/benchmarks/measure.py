@@ -1,0 +1,159 @@
+"""Taking the figures: requests a second with wrk on a core of its own, and the memory of an idle server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.environment import UnavailableError
+from benchmarks.scenarios import Scenario
+from benchmarks.server import Server
+
+WRK_LUA = Path(__file__).with_name("wrk.lua")
+WARM_UP_S = 1
+STEADY_S = 2.0  # memory is read when it has not changed by more than 1 % for so long
+STEADY_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How hard and how long, and which core is whose."""
+
+    rounds: int
+    seconds: int
+    connections: int
+    client_core: int
+    server_core: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one run of wrk saw. `*_busy` are shares of a core."""
+
+    requests_per_s: float
+    p50_s: float
+    p99_s: float
+    max_s: float
+    errors: dict[str, int]
+    server_busy: float
+    client_busy: float
+
+
+@dataclass
+class Figures:
+    """All rounds of one server in one scenario; or why there are none."""
+
+    server: str
+    reference: bool
+    rounds: list[Round] = field(default_factory=list)
+    skipped: str = ""
+
+    def median(self, name: str) -> float:
+        return statistics.median(float(getattr(each, name)) for each in self.rounds)
+
+    def spread(self) -> float:
+        """Half the distance of the extremes, as a share of the median."""
+        rates = [each.requests_per_s for each in self.rounds]
+        return (max(rates) - min(rates)) / 2 / statistics.median(rates)
+
+    def errors(self) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for each in self.rounds:
+            for kind, count in each.errors.items():
+                totals[kind] = totals.get(kind, 0) + count
+        return {kind: count for kind, count in totals.items() if count}
+
+
+def need_tools() -> None:
+    """Raises `UnavailableError` when there is nothing to measure with."""
+    missing = [tool for tool in ("wrk", "taskset") if shutil.which(tool) is None]
+    if missing:
+        raise UnavailableError(f"{' and '.join(missing)} not found: apt install wrk util-linux")
+
+
+def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
+    """Warm up, then measure. Raises `UnavailableError` when wrk fails."""
+    _wrk(server, scenario, setup, WARM_UP_S)
+    before = _core_times(setup.server_core), _core_times(setup.client_core)
+    seen = _wrk(server, scenario, setup, setup.seconds)
+    after = _core_times(setup.server_core), _core_times(setup.client_core)
+    return Round(
+        requests_per_s=seen["requests"] / (seen["duration_us"] / 1e6),
+        p50_s=seen["p50_us"] / 1e6,
+        p99_s=seen["p99_us"] / 1e6,
+        max_s=seen["max_us"] / 1e6,
+        errors={kind: seen[kind] for kind in seen if kind.endswith("errors") or kind in ("non_2xx", "timeouts")},
+        server_busy=_busy(before[0], after[0]),
+        client_busy=_busy(before[1], after[1]),
+    )
+
+
+def _wrk(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> dict[str, int]:
+    command = ["taskset", "-c", str(setup.client_core), "wrk", "-t1", f"-c{setup.connections}", f"-d{seconds}s"]
+    command += ["--timeout", "10s", "-s", str(WRK_LUA)]
+    command += [] if scenario.keepalive else ["-H", "Connection: close"]
+    command += [f"http://127.0.0.1:{server.port}{scenario.path}"]
+    command += ["--", str(scenario.post_bytes)] if scenario.post_bytes else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines or not lines[-1].startswith("{"):
+        raise UnavailableError(f"wrk: {(done.stderr.strip() or 'no result').splitlines()[-1]}")
+    return {name: int(value) for name, value in json.loads(lines[-1]).items()}
+
+
+def _core_times(core: int) -> tuple[int, int]:
+    """Idle and total clock ticks of one core since boot, proc(5)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *values = line.split()
+        if name == f"cpu{core}":
+            ticks = [int(value) for value in values[:8]]
+            return ticks[3] + ticks[4], sum(ticks)
+    raise UnavailableError(f"/proc/stat: no core {core}")
+
+
+def _busy(before: tuple[int, int], after: tuple[int, int]) -> float:
+    idle, total = after[0] - before[0], after[1] - before[1]
+    return 1.0 - idle / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An idle server: the proportional set size of all its processes, and the resident one of its first. Bytes."""
+
+    pss: int
+    processes: int
+    first_rss: int
+
+
+def take_memory(server: Server) -> Memory:
+    """When it has settled, or after half a minute."""
+    deadline = time.monotonic() + STEADY_WITHIN_S
+    last, since = _memory(server), time.monotonic()
+    while time.monotonic() - since < STEADY_S and time.monotonic() < deadline:
+        time.sleep(0.25)
+        now = _memory(server)
+        if now.processes != last.processes or abs(now.pss - last.pss) > 0.01 * last.pss:
+            last, since = now, time.monotonic()
+    return _memory(server)
+
+
+def _memory(server: Server) -> Memory:
+    sizes = [size for pid in server.tree() if (size := _rollup(pid))]
+    if not sizes:
+        raise UnavailableError("ended while its memory was read")
+    return Memory(sum(size["Pss"] for size in sizes), len(sizes), sizes[0]["Rss"])
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Bytes by name; nothing when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = (line.split() for line in lines[1:])
+    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _unit in fields}

@@ -1,0 +1,154 @@
+"""The servers under comparison: how each is installed, and started as its own guide to production advises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environment import ROOT, Environment, UnavailableError
+
+GO_SOURCE = Path(__file__).with_name("reference.go")
+NGINX_CONF = """
+daemon off;
+worker_processes {workers};
+pid {home}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 4096; multi_accept on; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    default_type text/plain;
+    client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+    uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+    server {{ listen 127.0.0.1:{port} backlog=2048; location / {{ return 200 "Hello, World!"; }} }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What to serve, and where. `home` is an empty folder for whatever the server writes."""
+
+    app: str
+    port: int
+    home: Path
+    workers: int = 1
+    threads: int = 8
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+Command = Callable[[Environment, Launch], list[str]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One server. `alternatives` are pip requirements, the best first; a `reference` gives a fixed answer, no app's."""
+
+    name: str
+    command: Command
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    distribution: str = ""
+    reference: bool = False
+
+
+def _holdfast(environment: Environment, launch: Launch) -> list[str]:
+    command = [str(environment.bin / "holdfast"), "run", launch.app, "--bind", launch.address]
+    command += ["--workers", str(launch.workers), "--threads", str(launch.threads)]
+    return [*command, "--control", str(launch.home / "control")]
+
+
+def _gunicorn(environment: Environment, launch: Launch, *options: str) -> list[str]:
+    command = [str(environment.bin / "gunicorn"), launch.app, "--bind", launch.address, "--log-level", "warning"]
+    return [*command, "--workers", str(launch.workers), *options]
+
+
+def _gunicorn_asgi(environment: Environment, launch: Launch) -> list[str]:
+    if environment.has_module("gunicorn.workers.gasgi"):
+        return _gunicorn(environment, launch, "--worker-class", "asgi")
+    environment.install("uvicorn-worker", (("uvicorn-worker", "uvicorn[standard]"),))
+    return _gunicorn(environment, launch, "--worker-class", "uvicorn_worker.UvicornWorker")
+
+
+def _gunicorn_preload(environment: Environment, launch: Launch) -> list[str]:
+    return [*_gunicorn_asgi(environment, launch), "--preload"]
+
+
+def _gunicorn_sync(environment: Environment, launch: Launch) -> list[str]:
+    return _gunicorn(environment, launch, "--worker-class", "sync")
+
+
+def _gunicorn_gthread(environment: Environment, launch: Launch) -> list[str]:
+    return _gunicorn(environment, launch, "--worker-class", "gthread", "--threads", str(launch.threads))
+
+
+def _uvicorn(environment: Environment, launch: Launch) -> list[str]:
+    command = [str(environment.bin / "uvicorn"), launch.app, "--port", str(launch.port), "--log-level", "warning"]
+    command += ["--no-access-log", "--loop", "uvloop", "--http", "httptools"]
+    return [*command, "--workers", str(launch.workers)]
+
+
+def _granian(environment: Environment, launch: Launch, *options: str) -> list[str]:
+    command = [str(environment.bin / "granian"), launch.app, "--port", str(launch.port), "--log-level", "warning"]
+    return [*command, "--no-access-log", "--workers", str(launch.workers), *options]
+
+
+def _granian_asgi(environment: Environment, launch: Launch) -> list[str]:
+    return _granian(environment, launch, "--interface", "asgi", "--loop", "uvloop")
+
+
+def _granian_wsgi(environment: Environment, launch: Launch) -> list[str]:
+    return _granian(environment, launch, "--interface", "wsgi", "--blocking-threads", str(launch.threads))
+
+
+def _hypercorn(environment: Environment, launch: Launch) -> list[str]:
+    command = [str(environment.bin / "hypercorn"), launch.app, "--bind", launch.address, "--log-level", "warning"]
+    return [*command, "--worker-class", "uvloop", "--workers", str(launch.workers)]
+
+
+def _nginx(_: Environment, launch: Launch) -> list[str]:
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if nginx is None:
+        raise UnavailableError("not installed (apt install nginx)")
+    configuration = launch.home / "nginx.conf"
+    configuration.write_text(NGINX_CONF.format(home=launch.home, port=launch.port, workers=launch.workers))
+    return [nginx, "-p", str(launch.home), "-e", "stderr", "-c", str(configuration)]
+
+
+def _go(environment: Environment, launch: Launch) -> list[str]:
+    go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
+    if go is None:
+        raise UnavailableError("not installed (apt install golang-go)")
+    binary = environment.path / "reference-go"
+    if not binary.exists() or binary.stat().st_mtime < GO_SOURCE.stat().st_mtime:
+        built = subprocess.run([go, "build", "-o", binary, GO_SOURCE], capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise UnavailableError(f"go build: {built.stderr.strip().splitlines()[-1]}")
+    return ["env", f"GOMAXPROCS={launch.workers}", str(binary), launch.address]
+
+
+_GUNICORN = (("gunicorn[fast]", "uvloop"), ("gunicorn", "uvloop"))
+_GRANIAN = (("granian[uvloop]",),)
+
+HOLDFAST = Peer("holdfast", _holdfast, (("-e", str(ROOT)),), "holdfast")
+GUNICORN_ASGI = Peer("gunicorn asgi", _gunicorn_asgi, _GUNICORN, "gunicorn")
+GUNICORN_PRELOAD = Peer("gunicorn asgi preload", _gunicorn_preload, _GUNICORN, "gunicorn")
+GUNICORN_SYNC = Peer("gunicorn sync", _gunicorn_sync, _GUNICORN, "gunicorn")
+GUNICORN_GTHREAD = Peer("gunicorn gthread", _gunicorn_gthread, _GUNICORN, "gunicorn")
+UVICORN = Peer("uvicorn", _uvicorn, (("uvicorn", "uvloop", "httptools"),), "uvicorn")
+GRANIAN_ASGI = Peer("granian", _granian_asgi, _GRANIAN, "granian")
+GRANIAN_WSGI = Peer("granian wsgi", _granian_wsgi, _GRANIAN, "granian")
+HYPERCORN = Peer("hypercorn", _hypercorn, (("hypercorn", "uvloop"),), "hypercorn")
+NGINX = Peer("nginx", _nginx, reference=True)
+GO = Peer("go net/http", _go, reference=True)
+
+ASGI = (HOLDFAST, GUNICORN_ASGI, UVICORN, GRANIAN_ASGI, HYPERCORN)
+WSGI = (HOLDFAST, GUNICORN_SYNC, GUNICORN_GTHREAD, GRANIAN_WSGI)
+MEMORY = (HOLDFAST, GUNICORN_ASGI, GUNICORN_PRELOAD, UVICORN, GRANIAN_ASGI, HYPERCORN)
+FIXED = (NGINX, GO)

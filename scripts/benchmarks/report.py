@@ -1,0 +1,127 @@
+"""Tables for a person, objects for a program."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Figures, Memory, Setup
+from benchmarks.scenarios import Scenario
+
+BOTTLENECK = 0.95  # below, the server's core was not what limited it
+
+Row = Sequence[str]
+
+
+def about(setup: Setup) -> str:
+    """The line that every figure depends on."""
+    return (
+        f"{setup.rounds} alternating rounds of {setup.seconds} s, medians; {setup.connections} connections; "
+        f"one worker on core {setup.server_core}, wrk on core {setup.client_core}; "
+        f"Python {platform.python_version()}, Linux {platform.release()}, {_processor()}"
+    )
+
+
+def speed_table(scenario: Scenario, all_figures: Sequence[Figures]) -> str:
+    rows: list[Row] = [("", "req/s", "spread", "p50", "p99", "core", "wrk's", "holdfast is")]
+    notes = []
+    ours = next((each for each in all_figures if each.server.startswith("holdfast") and each.rounds), None)
+    for figures in sorted(all_figures, key=_rate, reverse=True):
+        if figures.skipped:
+            notes.append(f"  {figures.server}: skipped, {figures.skipped}")
+            continue
+        rows.append(_speed_row(figures, ours))
+        notes += _doubts(figures)
+    lines = [f"{scenario.name}: {scenario.about}", *_aligned(rows), *notes]
+    return "\n".join([*lines, *_verdict(all_figures, ours)])
+
+
+def _rate(figures: Figures) -> float:
+    return figures.median("requests_per_s") if figures.rounds else 0.0
+
+
+def _speed_row(figures: Figures, ours: Figures | None) -> Row:
+    return (
+        figures.server + (" (fixed answer)" if figures.reference else ""),
+        f"{_rate(figures):,.0f}",
+        f"±{100 * figures.spread():.1f} %" if len(figures.rounds) > 1 else "",
+        f"{1e3 * figures.median('p50_s'):.2f} ms",
+        f"{1e3 * figures.median('p99_s'):.2f} ms",
+        f"{100 * figures.median('server_busy'):.0f} %",
+        f"{100 * figures.median('client_busy'):.0f} %",
+        f"{_rate(ours) / _rate(figures):.2f} x" if ours and ours is not figures else "",
+    )
+
+
+def _doubts(figures: Figures) -> list[str]:
+    doubts = []
+    if figures.median("server_busy") < BOTTLENECK:
+        doubts.append("its core was not fully busy, so this is not its limit")
+    if figures.errors():
+        doubts.append(", ".join(f"{kind} {count}" for kind, count in figures.errors().items()))
+    return [f"  {figures.server}: {doubt}" for doubt in doubts]
+
+
+def _verdict(all_figures: Sequence[Figures], ours: Figures | None) -> list[str]:
+    others = [each for each in all_figures if each.rounds and not each.reference and each is not ours]
+    if ours is None or not others:
+        return []
+    best = max(others, key=_rate)
+    return [f"  holdfast: {_rate(ours) / _rate(best):.2f} times the best of the others, {best.server}"]
+
+
+def speed_object(scenario: Scenario, all_figures: Sequence[Figures]) -> dict[str, Any]:
+    return {"scenario": scenario.name, "servers": [_figures_object(figures) for figures in all_figures]}
+
+
+def _figures_object(figures: Figures) -> dict[str, Any]:
+    found = asdict(figures) | {"errors": figures.errors()}
+    for name in ("requests_per_s", "p50_s", "p99_s", "server_busy", "client_busy") if figures.rounds else ():
+        found[name] = figures.median(name)
+    return found
+
+
+def memory_table(found: dict[str, Memory | str], workers: int) -> str:
+    """`found` maps a server to its memory, or to why there is none."""
+    rows: list[Row] = [("", "PSS", "processes", "first's RSS", "of holdfast")]
+    measured = {name: each for name, each in found.items() if isinstance(each, Memory)}
+    ours = next((each for name, each in measured.items() if name.startswith("holdfast")), None)
+    for name, memory in sorted(measured.items(), key=lambda item: item[1].pss):
+        ratio = f"{memory.pss / ours.pss:.2f} x" if ours and memory is not ours else ""
+        rows.append((name, _megabytes(memory.pss), str(memory.processes), _megabytes(memory.first_rss), ratio))
+    skipped = [f"  {name}: skipped, {each}" for name, each in found.items() if isinstance(each, str)]
+    return "\n".join([f"memory: an idle FastAPI app, {workers} workers, all processes", *_aligned(rows), *skipped])
+
+
+def memory_object(found: dict[str, Memory | str]) -> dict[str, Any]:
+    return {
+        "scenario": "memory",
+        "servers": [
+            {"server": name} | (asdict(each) if isinstance(each, Memory) else {"skipped": each})
+            for name, each in found.items()
+        ],
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + row[0].ljust(widths[0])
+        + "".join(f"  {cell.rjust(width)}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
