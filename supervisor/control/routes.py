@@ -13,7 +13,7 @@ import msgspec
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
-from supervisor.observe.render import render_json
+from supervisor.observe.render import encode_json, render_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -68,8 +68,6 @@ class _Signal(msgspec.Struct, forbid_unknown_fields=True):
 Handler = Callable[[Request, Supervision], Answer | Follow]
 T = TypeVar("T")
 
-_encoder = msgspec.json.Encoder(enc_hook=str)
-
 
 def route(request: Request, supervision: Supervision) -> Answer | Follow:
     """Answer one request. What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500."""
@@ -100,7 +98,7 @@ def event_line(event: Event) -> bytes:
 
 
 def _json(value: object) -> bytes:
-    return _encoder.encode(value) + b"\n"
+    return encode_json(value) + b"\n"
 
 
 def _split(target: str) -> tuple[str, str]:

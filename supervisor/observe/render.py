@@ -55,7 +55,7 @@ def render_text(event: Event, *, colour: bool = False) -> str:
 
 def render_json(event: Event) -> bytes:
     """The contract's object on one line, without its newline. What JSON has no form for becomes its `str`."""
-    return _encode(as_object(event))
+    return encode_json(as_object(event))
 
 
 def output_text(output: OutputLine, *, colour: bool = False) -> str:
@@ -68,7 +68,7 @@ def output_text(output: OutputLine, *, colour: bool = False) -> str:
 
 def output_json(output: OutputLine) -> bytes:
     """`{"event": "app.output", "ts", "app", "slot", "pid", "generation", "stream", "line"}`, without its newline."""
-    return _encode(output)
+    return encode_json(output)
 
 
 def place(app: str | None, slot: int | None) -> str:
@@ -99,7 +99,8 @@ def _slot_colour(slot: int | None) -> str:
     return _DIM if slot is None else _SLOT_COLOURS[slot % len(_SLOT_COLOURS)]
 
 
-def _encode(record: object) -> bytes:
+def encode_json(record: object) -> bytes:
+    """Any record as JSON on one line, without its newline; never fails over text that isn't Unicode."""
     try:
         return _json.encode(record)
     except UnicodeEncodeError:  # a lone surrogate, as in a file name that isn't UTF-8
