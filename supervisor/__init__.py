@@ -6,17 +6,17 @@ here. `App` and `Supervisor`, for embedding, are imported when they are first as
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # what type checkers take for typing.TYPE_CHECKING, without importing typing
-if TYPE_CHECKING:
-    from supervisor.embed import App, Supervisor
-
 __version__ = "0.1.0"
 __all__ = ["App", "Supervisor", "__version__"]
 
+TYPE_CHECKING = False  # type checkers know the name; importing typing for it would cost every process
+if TYPE_CHECKING:
+    from supervisor.embed import App, Supervisor
+else:
 
-def __getattr__(name: str) -> object:
-    if name in ("App", "Supervisor"):
-        from supervisor import embed
+    def __getattr__(name: str) -> object:
+        if name in ("App", "Supervisor"):
+            from supervisor import embed
 
-        return getattr(embed, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(embed, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,6 @@ a user's mistake is told in one line, and only a defect shows a traceback.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from collections.abc import Callable
 
@@ -49,10 +48,6 @@ def _run(program: str, command: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has left (`| head`): nothing to tell, also not at the interpreter's own last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
 
 
 def _foreign_package() -> str | None:

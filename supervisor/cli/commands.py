@@ -166,7 +166,8 @@ def main(arguments: Sequence[str]) -> int:
 def _source(given: dict[str, Any]) -> Source:
     """What was typed, as it travels to the master."""
     app, path = given.pop("app"), given.pop("config")
-    flags = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if value not in (None, ())}
+    typed = {key: value for key, value in given.items() if value not in (None, ())}
+    flags = {key: list(value) if isinstance(value, tuple) else value for key, value in typed.items()}
     if path is None and os.path.exists(DEFAULT_CONFIG):
         path = DEFAULT_CONFIG
     return Source(path=path, app=app, flags=flags)
