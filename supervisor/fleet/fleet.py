@@ -12,8 +12,10 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisor.fleet.backoff import FAILED_AFTER, STABLE_AFTER, delay
 from supervisor.messages.status import AppState
@@ -21,8 +23,7 @@ from supervisor.messages.status import AppState
 LEAVE_GRACE = 3.0  # past its own drain timeout a worker gets this long to notice before it is killed
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Struct, frozen=True):
     """One process. Times are monotonic seconds; `id` is never used twice."""
 
     id: int
@@ -37,8 +38,7 @@ class Worker:
         return self.ready_at is not None and not self.doomed
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """One seat at the listening socket."""
 
     number: int
@@ -70,51 +70,45 @@ class Slot:
         return self.holder is None or self.holder.generation != self.want or bool(self.replace_why)
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """The whole state. `slots` by number; `leaving` by worker id."""
 
     boot_timeout: float
     drain_timeout: float
-    slots: Mapping[int, Slot] = field(default_factory=dict)
-    leaving: Mapping[int, Worker] = field(default_factory=dict)
+    slots: Mapping[int, Slot] = {}
+    leaving: Mapping[int, Worker] = {}
     next_id: int = 1
 
 
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(Struct, frozen=True):
     """Each of these slots shall be served by that generation, or (None) by nobody. Unknown numbers are added."""
 
     slots: Mapping[int, int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """These slots shall not exist any more; their workers are drained."""
 
     slots: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """New timeouts, in seconds, for all that starts or leaves from now on."""
 
     boot_timeout: float
     drain_timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class BecameReady:
+class BecameReady(Struct, frozen=True):
     """The worker takes connections."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(Struct, frozen=True):
     """The worker's process has ended (or never came to be). `chance` in [0, 1) jitters the next attempt."""
 
     worker: int
@@ -122,8 +116,7 @@ class Gone:
     chance: float
 
 
-@dataclass(frozen=True, slots=True)
-class Recycle:
+class Recycle(Struct, frozen=True):
     """Replace the slot's holder, new one first. Unless `insist`, only while no other slot is in motion."""
 
     slot: int
@@ -131,8 +124,7 @@ class Recycle:
     insist: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed."""
 
 
@@ -141,8 +133,7 @@ Event = Want | Remove | Terms | BecameReady | Gone | Recycle | Tick
 # Commands
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Struct, frozen=True):
     """Fork this worker from the generation's spawner."""
 
     worker: int
@@ -150,32 +141,36 @@ class Spawn:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True):
     """Have the worker finish what it has and leave."""
 
     worker: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True):
     """End the worker now."""
 
     worker: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Recycling(Struct, frozen=True):
+    """Tell: this worker is being replaced although its generation is the wanted one."""
+
+    worker: int
+    slot: int
+    why: str
+
+
+class Settled(Struct, frozen=True):
     """Tell: the slot is where it was wanted."""
 
     slot: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Struct, frozen=True):
     """Tell: a worker that was to serve is gone; the slot tries again in `retry_in` seconds."""
 
     worker: int
@@ -187,7 +182,7 @@ class Died:
     retry_in: float
 
 
-Command = Spawn | Drain | Kill | Settled | Died
+Command = Spawn | Drain | Kill | Recycling | Settled | Died
 Outcome = tuple[Fleet, list[Command]]
 
 
@@ -293,11 +288,12 @@ def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
 
 def _recycle(fleet: Fleet, event: Recycle, _now: float) -> Outcome:
     slot = fleet.slots.get(event.slot)
-    if slot is None or not slot.is_settled:
+    if slot is None or not slot.is_settled or slot.holder is None:
         return fleet, []
     if not event.insist and not all(other.is_settled for other in fleet.slots.values() if other.want is not None):
         return fleet, []
-    return _put(fleet, replace(slot, replace_why=event.why, retry_at=0.0)), []
+    told: list[Command] = [Recycling(slot.holder.id, slot.number, event.why)]
+    return _put(fleet, replace(slot, replace_why=event.why, retry_at=0.0)), told
 
 
 def _tick(fleet: Fleet, _event: Tick, now: float) -> Outcome:

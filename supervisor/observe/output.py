@@ -15,6 +15,7 @@ from supervisor.kernel.reactor import Reactor
 MAX_LINE = 16 * 1024  # bytes
 CUT = "…"  # ends a piece of a line that was too long, and begins the next piece
 _READ = 64 * 1024  # bytes for each wake-up: as much as a pipe holds
+_DRAIN_READS = 16  # more than a pipe holds: whoever prints on meanwhile waits for the next wake-up
 _KEPT_LINES = 50
 _KEPT_CHARACTERS = 1024  # of each kept line
 
@@ -93,6 +94,13 @@ class OutputReader:
     def last_lines(self) -> tuple[str, ...]:
         """The last 50 lines, oldest first, each shortened to 1,024 characters."""
         return tuple(self._kept)
+
+    def drain(self) -> None:
+        """Take what lies in the pipe now and stay open: a command that its writer left running may still print."""
+        for _ in range(_DRAIN_READS):
+            if not self.is_open or not (data := self._read()):
+                return
+            self._hand_on(self._splitter.feed(data))
 
     def close(self) -> None:
         """Take what lies in the pipe now and end: for when its writer is gone but somebody still holds the pipe."""

@@ -1,0 +1,380 @@
+"""One app: runs its two machines, the fleet of slots and the roll, and carries out what they decide.
+
+Invariants:
+- All decisions are the machines'. News goes into one queue, is taken one at a time, and what follows from it is done
+  before the next is looked at: no command ever runs inside another.
+- A generation's spawner lives as long as some slot wants the generation, or it is the committed one or the one rolled
+  to; a listening socket as long as the committed settings or those being rolled to name it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Protocol
+
+from supervisor.config.settings import AppSettings
+from supervisor.errors import SurroundingsError
+from supervisor.fleet import fleet as seats
+from supervisor.kernel.board import Board
+from supervisor.kernel.process import available_cpus
+from supervisor.kernel.reactor import Reactor
+from supervisor.master.access import AccessFile
+from supervisor.master.accounts import Accounts
+from supervisor.master.children import Children
+from supervisor.master.engine import Command, Engine
+from supervisor.master.listeners import Listeners
+from supervisor.master.news import News
+from supervisor.master.releases import Release
+from supervisor.master.spawner import Spawner
+from supervisor.master.vitals import Sampler
+from supervisor.master.worker import Worker
+from supervisor.messages.status import AppState
+from supervisor.messages.wire import Fork, FromWorker, Imported, Ready, Recovered, Saturated
+from supervisor.observe.journal import Journal
+from supervisor.reload import roll as rolls
+from supervisor.watch import limits
+
+
+class AppOwner(Protocol):
+    """Who is told how an app fares."""
+
+    def on_first_start_failed(self, app: App, reason: str) -> None: ...
+    def on_app_changed(self, app: App) -> None: ...
+
+
+class App:
+    """Made from settings; opens nothing and starts nothing before `start`."""
+
+    def __init__(
+        self, owner: AppOwner, settings: AppSettings, reactor: Reactor, children: Children, journal: Journal
+    ) -> None:
+        self._owner = owner
+        self._reactor = reactor
+        self._children = children
+        self._journal = journal
+        self._was_up = False  # has had a ready worker since it was started
+        self._starts_again = False
+        self._state: AppState = "stopped"
+        self.name = settings.name
+        self.settings = settings  # of the committed release
+        self.generation = 0  # the newest, whatever became of it
+        self.count = 0
+        self._next_count = 0  # what a roll under way is going to make of it
+        self.held: set[int] = set()  # slots stopped by hand
+        self.is_stopping = False
+        self.board = Board(settings.name)
+        self.listeners = Listeners()
+        self.access = AccessFile()
+        self.accounts = Accounts()
+        self.sampler = Sampler()
+        self.news = News(journal, settings.name)
+        self.workers: dict[int, Worker] = {}
+        self.releases: dict[int, Release] = {}
+        fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
+        self.engine = Engine(reactor, fleet, self._do, self._settle_down)
+
+    # What others ask for
+
+    @property
+    def state(self) -> AppState:
+        if self.engine.roll.is_under_way and not self.is_stopping:
+            return "rolling"
+        return seats.standing(self.engine.fleet)
+
+    @property
+    def is_idle(self) -> bool:
+        """Stopped, and nothing of it is left."""
+        return not self.workers and self.state == "stopped"
+
+    def open(self) -> None:
+        """Open its sockets and its access log. Raises `SurroundingsError`."""
+        self.listeners.ensure(self.settings.bind)
+        self.access.open(self.settings.access_log)
+
+    def start(self) -> None:
+        """Start a new generation from a standstill; `open` has been called."""
+        self.generation += 1
+        self.is_stopping = self._was_up = False
+        self.held.clear()
+        self.count = self._next_count = wanted_workers(self.settings)
+        self.engine.roll = rolls.Roll(self.generation, self.generation)
+        self._add_release(self.settings).start()
+        self.engine.post(
+            seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
+            seats.Want(dict.fromkeys(self.slots(), self.generation)),
+        )
+
+    def stop(self, *, and_start: bool = False) -> None:
+        """Drain all workers and close the listening sockets; `and_start`: begin anew once all are gone."""
+        self.is_stopping, self._starts_again = True, and_start
+        self.listeners.close()
+        self.engine.post(
+            rolls.Abort("the app was stopped"),
+            seats.Remove(frozenset(number for number in self.engine.fleet.slots if number > self.count)),
+            seats.Want(dict.fromkeys(range(1, self.count + 1), None)),
+        )
+
+    def kill(self) -> None:
+        """End everything of it now."""
+        for release in self.releases.values():
+            if release.spawner is not None:
+                release.spawner.kill("stopped at once")
+        for worker in list(self.workers.values()):
+            worker.kill("stopped at once")
+
+    def reload(self, settings: AppSettings) -> int:
+        """Roll to a new release with these settings; returns its generation. Raises `SurroundingsError`."""
+        self.listeners.ensure(settings.bind)
+        self.access.open(settings.access_log)
+        self.generation += 1
+        is_new_count = settings.workers != self.settings.workers
+        self._next_count = wanted_workers(settings) if is_new_count else self.count
+        self._add_release(settings)
+        slots = tuple(number for number in range(1, self._next_count + 1) if number not in self.held)
+        self.engine.post(
+            seats.Terms(settings.boot_timeout, settings.drain_timeout),
+            rolls.Reload(self.generation, slots, settings.surge),
+        )
+        return self.generation
+
+    def scale(self, count: int) -> None:
+        """Have this many slots."""
+        surplus = frozenset(number for number in self.engine.fleet.slots if number > count)
+        added = dict.fromkeys(range(self.count + 1, count + 1), self.engine.roll.base)
+        self.held -= surplus
+        self.count = self._next_count = count
+        self.engine.post(seats.Remove(surplus), seats.Want(added), rolls.SlotsChanged(self.slots()))
+
+    def hold(self, slot: int) -> None:
+        """Stop one slot until `release_slot`."""
+        self.held.add(slot)
+        self.engine.post(seats.Want({slot: None}), rolls.SlotsChanged(self.slots()))
+
+    def release_slot(self, slot: int) -> None:
+        """Start a slot that was stopped by hand."""
+        self.held.discard(slot)
+        self.engine.post(seats.Want({slot: self.engine.roll.base}), rolls.SlotsChanged(self.slots()))
+
+    def recycle(self, slot: int, why: str, *, insist: bool = False) -> None:
+        """Replace a slot's worker, new one first."""
+        self.engine.post(seats.Recycle(slot, why, insist))
+
+    def slots(self) -> tuple[int, ...]:
+        """The numbers of all slots that are to be served."""
+        return tuple(number for number in range(1, self.count + 1) if number not in self.held)
+
+    def sample(self, now: float) -> None:
+        """Take everybody's pulse, and recycle who has used itself up."""
+        self.sampler.sample(list(self.workers.values()), now)
+        for slot in self.engine.fleet.slots.values():
+            if not slot.is_settled or slot.holder is None or (worker := self.workers.get(slot.holder.id)) is None:
+                continue
+            limit = limits.Limits(self.releases[worker.generation].settings.max_memory, worker.max_requests)
+            sample = limits.Sample(self.sampler.of(worker).rss_bytes, worker.requests)
+            if (why := limits.verdict(limit, sample)) and not self.engine.roll.is_under_way:
+                self.recycle(slot.number, why)
+
+    def reopen_logs(self) -> None:
+        """The log files were moved away: write to new ones. Raises `SurroundingsError` and then keeps the old."""
+        if (fd := self.access.reopen()) is not None:
+            for worker in self.workers.values():
+                worker.reopen_logs(fd)
+
+    def close(self) -> None:
+        """Let go of everything; no process of it is left."""
+        self.engine.close()
+        self.listeners.close()
+        self.access.close()
+        self.board.close()
+
+    # What spawners and workers tell
+
+    def on_imported(self, spawner: Spawner, imported: Imported) -> None:
+        release = self.releases.get(spawner.generation)
+        if release is not None and release.spawner is spawner:
+            release.imported(imported)
+
+    def on_preloaded(self, release: Release, imported: Imported) -> None:
+        self.news.preloaded(release.generation, release.settings.preload, imported)
+        self.engine.post(rolls.Preloaded(release.generation))
+
+    def on_forked(self, _spawner: Spawner, worker: int, pid: int) -> None:
+        if (born := self.workers.get(worker)) is not None:
+            born.born(self._children, pid)
+            self.news.started(born)
+
+    def on_fork_lost(self, _spawner: Spawner, worker: int, reason: str) -> None:
+        if (lost := self.workers.get(worker)) is not None:
+            lost.never_born(reason, was_asked_for=True)
+
+    def on_spawner_end(self, spawner: Spawner, reason: str) -> None:
+        release = self.releases.get(spawner.generation)
+        if release is None or release.spawner is not spawner:
+            return
+        if not release.is_retired:
+            self.news.failure_output = spawner.pipes.last_errors()
+        for worker in release.spawner_ended(reason):
+            worker.never_born(reason, was_asked_for=False)
+        if release.is_retired:
+            self._tidy()
+
+    def on_spawner_lost(self, release: Release, reason: str, *, was_ready: bool) -> None:
+        if release.generation == self.engine.roll.target and self.engine.roll.is_under_way:
+            kind = rolls.SpawnerLost if was_ready else rolls.PreloadFailed
+            self.engine.post(kind(release.generation, reason))
+        elif not was_ready and not self._was_up and release.generation == 1:
+            self._owner.on_first_start_failed(self, reason)
+        else:
+            self.news.spawner_lost(release, reason)
+
+    def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
+        if isinstance(message, Ready):
+            self._was_up = True
+            self.news.ready(worker, self._reactor.now() - worker.began)
+            self.engine.post(seats.BecameReady(worker.number))
+        elif isinstance(message, Saturated):
+            self.news.saturated(worker, message.why)
+        elif isinstance(message, Recovered):
+            self.news.recovered(worker, message.seconds)
+
+    def on_worker_end(self, worker: Worker, reason: str) -> None:
+        del self.workers[worker.number]
+        lost = self.accounts.fold(worker)
+        seconds = self._reactor.now() - worker.began
+        failure = worker.boot_failure
+        if failure is not None and failure.kind == "import" and not self._was_up and worker.generation == 1:
+            self._owner.on_first_start_failed(self, failure.reason)
+        if worker.generation == self.engine.roll.target and self.engine.roll.is_under_way:
+            self.news.failure_output = worker.pipes.last_errors()
+        self.news.ended(worker, reason, seconds, lost, is_leaving=worker.number in self.engine.fleet.leaving)
+        self.engine.post(seats.Gone(worker.number, reason or "left without being told to", random.random()))  # noqa: S311  # jitter
+
+    # What the machines decide
+
+    def _do(self, command: Command) -> None:
+        """Carry out one command. News that follows from it is queued, not looked at."""
+        if isinstance(command, seats.Spawn):
+            self._spawn(command)
+        elif isinstance(command, seats.Drain):
+            self._drain(command)
+        elif isinstance(command, seats.Kill):
+            self._kill(command)
+        elif isinstance(command, seats.Settled):
+            self.engine.post(rolls.Settled(command.slot, command.generation))
+        elif isinstance(command, seats.Died):
+            self._died(command)
+        elif isinstance(command, seats.Recycling):
+            self.news.recycling(self.workers[command.worker], command.why)
+        elif isinstance(command, rolls.Preload):
+            self.releases[command.generation].start()
+        elif isinstance(command, rolls.Move):
+            self._move(command)
+        else:
+            self._tell_roll(command)
+
+    def _spawn(self, command: seats.Spawn) -> None:
+        release = self.releases[command.generation]
+        worker = Worker(
+            self,
+            self._reactor,
+            self._journal,
+            self.board,
+            self.name,
+            command.generation,
+            command.slot,
+            command.worker,
+        )
+        worker.max_requests = limits.jittered(release.settings.max_requests, random.random())  # noqa: S311  # jitter
+        self.workers[worker.number] = worker
+        release.fork(worker)
+
+    def _send_fork(self, spawner: Spawner, worker: Worker) -> None:
+        access = self.access.fd_of(spawner.settings.access_log)
+        request = Fork(worker.number, worker.slot, worker.row_number, access is not None)
+        spawner.fork(request, [*worker.fds_to_pass(), *([access] if access is not None else [])])
+        worker.passed()
+
+    def _drain(self, command: seats.Drain) -> None:
+        worker = self.workers[command.worker]
+        settings = self.releases[worker.generation].settings
+        goes_for_good = self.is_stopping or worker.slot in self.held
+        linger = settings.idle_linger if goes_for_good else None
+        worker.drain(settings.drain_timeout, linger, sweep=self.is_stopping)
+
+    def _kill(self, command: seats.Kill) -> None:
+        worker = self.workers[command.worker]
+        if self.releases[worker.generation].forget(worker):
+            worker.never_born(command.why, was_asked_for=False)
+        else:
+            worker.kill(command.why)
+
+    def _died(self, command: seats.Died) -> None:
+        self.accounts.restarted(command.slot)
+        self.news.died(command)
+        self.engine.post(rolls.Failed(command.slot, command.generation, command.reason))
+
+    def _move(self, command: rolls.Move) -> None:
+        if command.slot > self.count and command.generation == self.engine.roll.base:
+            # A slot that only the failed release would have had: there is nothing to go back to.
+            self.engine.post(seats.Remove(frozenset({command.slot})), rolls.SlotsChanged(self.slots()))
+        else:
+            self.engine.post(seats.Want({command.slot: command.generation}))
+
+    def _tell_roll(self, command: rolls.Command) -> None:
+        if isinstance(command, rolls.Committed):
+            self.settings = self.releases[command.target].settings
+            self.count = self._next_count
+            surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
+            self.engine.post(seats.Remove(surplus))
+        elif isinstance(command, rolls.RolledBack):
+            self._next_count = self.count
+            self.engine.post(seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout))
+        self.news.rolled(command)
+
+    def _settle_down(self) -> None:
+        """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""
+        self._tidy()
+        if self.state != self._state:
+            before, self._state = self._state, self.state
+            self.news.state_changed(before, self._state)
+            self._owner.on_app_changed(self)
+        if self.is_stopping and self.is_idle and self._starts_again:
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._starts_again = False
+        try:
+            self.open()
+        except SurroundingsError as error:
+            self.news.not_started(str(error))
+            return
+        self.start()
+
+    def _tidy(self) -> None:
+        roll = self.engine.roll
+        needed = set() if self.is_stopping else {roll.base, roll.target} | seats.generations(self.engine.fleet)
+        for generation, release in list(self.releases.items()):
+            if generation not in needed:
+                if not release.is_retired:
+                    release.retire()
+                in_use = any(worker.generation == generation for worker in self.workers.values())
+                if release.spawner is None and not in_use:
+                    del self.releases[generation]
+        if not self.is_stopping and not roll.is_under_way:
+            for bound in self.listeners.keep_only(self.settings.bind):
+                self.news.unbound(bound)
+
+    def _add_release(self, settings: AppSettings) -> Release:
+        release = Release(self, self._reactor, settings, self.generation, self._make_spawner, self._send_fork)
+        self.releases[self.generation] = release
+        return release
+
+    def _make_spawner(self, release: Release) -> Spawner:
+        spawner = Spawner(self, self._reactor, self._children, self._journal, release.settings, release.generation)
+        spawner.launch(self.board.fd, self.listeners.of(release.settings.bind))
+        return spawner
+
+
+def wanted_workers(settings: AppSettings) -> int:
+    """The number of workers these settings ask for, on this machine."""
+    return settings.workers if settings.workers is not None else available_cpus()

@@ -1,0 +1,56 @@
+"""How a master comes to be: by exec from the `holdfast` command, or inside a program that embeds it.
+
+The command hands over by exec so that nothing it needed (click, help texts) stays in memory for the master's life.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import msgspec
+import setproctitle
+
+from supervisor.config.load import Source, load
+from supervisor.config.settings import Settings
+from supervisor.errors import ProtocolError, UserError
+from supervisor.kernel.reactor import Reactor
+from supervisor.master.master import Master, on_error, read_file
+from supervisor.observe.journal import Journal
+from supervisor.observe.sink import Sink
+
+
+def exec_master(source: Source) -> NoReturn:
+    """Become the master: same pid, fresh interpreter, `source` in a memfd that crosses the exec."""
+    record = os.memfd_create("holdfast-source", 0)
+    os.write(record, msgspec.msgpack.encode(source))
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.master", str(record)])  # noqa: S606  # no shell on purpose
+
+
+def resume(record: int) -> int:
+    """What `exec_master` began: read the source, then run. Returns the exit code."""
+    try:
+        source = msgspec.msgpack.decode(os.pread(record, os.fstat(record).st_size, 0), type=Source)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ProtocolError(f"python -m supervisor.master is started by `holdfast run`, not by hand: {error}") from None
+    os.close(record)
+    return run_master(load(source, read_file(source.path)), source)
+
+
+def run_master(settings: Settings, source: Source | None) -> int:
+    """Run a master in this process, on this (the main) thread, until it is told to stop. Returns the exit code."""
+    title = setproctitle.getproctitle()
+    setproctitle.setproctitle("holdfast: master")
+    reactor = Reactor(lambda error: on_error(journal, error))
+    stdout, stderr = Sink(reactor, 1, "stdout"), Sink(reactor, 2, "stderr")
+    journal = Journal(stdout, stderr, log_format=settings.supervisor.log_format)
+    try:
+        return Master(settings, source, reactor, journal).run()
+    except UserError as error:
+        journal.event("log", str(error), level="error")
+        return error.exit_code
+    finally:
+        journal.close()
+        reactor.close()
+        setproctitle.setproctitle(title)

@@ -1,0 +1,86 @@
+"""Every process the master started or inherited, each watched through its pidfd and reaped exactly once.
+
+Invariants:
+- A pid is acted on only while its process is unreaped: through its pidfd, or while it can't be reused.
+- While a fork is on its way and its pid not yet known, no stranger is reaped: the stranger may be that worker.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from supervisor.kernel.process import Ended, open_pidfd, reap, reap_orphans, send_signal
+from supervisor.kernel.reactor import Reactor
+
+
+class Child:
+    """One watched process. `on_end` runs once, after it was reaped and its pidfd closed."""
+
+    __slots__ = ("on_end", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, on_end: Callable[[Ended], None]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.on_end = on_end
+
+    def signal(self, number: int) -> bool:
+        """Send a signal; False when the process has ended."""
+        return self.pidfd >= 0 and send_signal(self.pidfd, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+
+class Children:
+    """The ledger."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._by_pid: dict[int, Child] = {}
+        self._forks_on_their_way = 0
+        self.on_empty: Callable[[], None] | None = None  # called whenever the last one has ended
+
+    def __len__(self) -> int:
+        return len(self._by_pid)
+
+    def watch(self, pid: int, on_end: Callable[[Ended], None]) -> Child:
+        """Watch an unreaped child of ours, also one that has already ended."""
+        child = Child(pid, open_pidfd(pid), on_end)
+        self._by_pid[pid] = child
+        self._reactor.add_reader(child.pidfd, lambda: self._on_end(child))
+        return child
+
+    def fork_begins(self) -> None:
+        """A worker whose pid is not yet known may be about to appear among our children."""
+        self._forks_on_their_way += 1
+
+    def fork_is_known(self) -> None:
+        """The fork was answered (and its worker, if any, is watched by now), or never will be."""
+        self._forks_on_their_way -= 1
+        self.reap_strangers()
+
+    def reap_strangers(self) -> None:
+        """Reap what dead workers left behind: to be called after each SIGCHLD."""
+        if not self._forks_on_their_way:
+            reap_orphans(self._by_pid)
+
+    def kill_all(self) -> None:
+        """SIGKILL to everyone; their ends are reported as usual."""
+        for child in list(self._by_pid.values()):
+            child.kill()
+
+    def _on_end(self, child: Child) -> None:
+        ended = reap(child.pidfd)
+        if ended is None:
+            return
+        self._reactor.remove_reader(child.pidfd)
+        os.close(child.pidfd)
+        child.pidfd = -1
+        del self._by_pid[child.pid]
+        # The kernel shows one ended child at a time: this one may have hidden a stranger.
+        self.reap_strangers()
+        child.on_end(ended)
+        if not self._by_pid and self.on_empty is not None:
+            self.on_empty()

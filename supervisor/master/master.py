@@ -1,0 +1,284 @@
+"""The master: opens what must be owned once, starts the apps, and turns signals into what the contract says.
+
+Invariants:
+- What it opens it closes, and what it starts it ends, in every way out but its own death by SIGKILL.
+- A mistake in the settings, the network or an app never ends it once it serves; an error of its own is logged with
+  its traceback, and it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+
+from supervisor import __version__
+from supervisor.config.load import Source, load
+from supervisor.config.settings import Settings
+from supervisor.control.server import ControlServer
+from supervisor.errors import SettingsError, SurroundingsError, UserError
+from supervisor.kernel.instance import Pidfile, claim, default_control_path
+from supervisor.kernel.notify import Notifier
+from supervisor.kernel.process import become_subreaper
+from supervisor.kernel.reactor import Reactor
+from supervisor.master.app import App
+from supervisor.master.children import Children
+from supervisor.master.snapshot import app_status
+from supervisor.master.supervision import MAX_WORKERS, MasterSupervision
+from supervisor.messages.status import Status
+from supervisor.observe.journal import Journal
+
+SAMPLE_EVERY = 1.0  # seconds
+REAP_PATIENCE = 3.0  # seconds for killed processes to be reaped at the very end
+
+
+class Master:
+    """One running instance. `run` returns its exit code."""
+
+    def __init__(self, settings: Settings, source: Source | None, reactor: Reactor, journal: Journal) -> None:
+        self._settings = settings
+        self._source = source
+        self._reactor = reactor
+        self._journal = journal
+        self._children = Children(reactor)
+        self._notifier = Notifier()
+        self._began = reactor.now()
+        self._exit_code = 0
+        self._is_stopping = False
+        self._is_ready = False
+        self._control_path = ""
+        self._control: ControlServer | None = None
+        self._apps = {app.name: App(self, app, reactor, self._children, journal) for app in settings.apps}
+
+    def run(self) -> int:
+        """Serve until told to stop. Raises `SurroundingsError` when it can't begin; then nothing is left behind."""
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._end_everything)
+            become_subreaper()
+            self._claim_control(opened)
+            for app in self._apps.values():
+                app.open()
+            self._write_pidfile(opened)
+            self._watch_signals()
+            self._tell_started()
+            for app in self._apps.values():
+                app.start()
+            self._sample()
+            self._reactor.run()
+        self._notifier.close()
+        return self._exit_code
+
+    # What apps tell
+
+    def on_first_start_failed(self, app: App, reason: str) -> None:
+        """An app that never served can't be imported: there is nothing to go on with."""
+        self._journal.event("app.failed", f"can't start: {reason}", level="error", app=app.name)
+        self._exit_code = 1
+        self._reactor.stop()
+
+    def on_app_changed(self, _app: App) -> None:
+        states = {app.state for app in self._apps.values()}
+        if self._is_stopping:
+            if all(app.is_idle for app in self._apps.values()):
+                self._reactor.stop()
+            return
+        line = self._status_line()
+        if "rolling" in states:
+            self._notifier.reloading(line)
+        elif not self._is_ready and states <= {"running"}:
+            self._is_ready = True
+            self._notifier.ready(line)
+            self._journal.event("log", f"ready: {line}")
+        elif self._is_ready:
+            self._notifier.ready(line)
+
+    # Beginning
+
+    def _claim_control(self, opened: contextlib.ExitStack) -> None:
+        wanted = self._settings.supervisor.control
+        try:
+            path = wanted or default_control_path(self._instance_key())
+        except SurroundingsError as error:
+            self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
+            return
+        try:
+            owned = claim(path)
+        except SurroundingsError as error:
+            if wanted is not None or "another holdfast" in str(error):
+                raise
+            self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
+            return
+        opened.callback(owned.release)
+        self._control_path = path
+        supervision = MasterSupervision(self._apps, self._journal, self._status, self._reload, self._stop)
+        self._control = ControlServer(owned.listener.sock, self._reactor, supervision)
+        opened.callback(self._control.close)
+
+    def _instance_key(self) -> str:
+        """The same for the same command in the same directory, so that it finds the same control path again."""
+        parts = [os.getcwd(), self._source.path or "" if self._source else ""]
+        for app in self._settings.apps:
+            parts += [app.name, app.app, *app.bind]
+        return "\0".join(parts)
+
+    def _write_pidfile(self, opened: contextlib.ExitStack) -> None:
+        path = self._settings.supervisor.pidfile
+        if path is not None:
+            pidfile = Pidfile(path)
+            pidfile.write()
+            opened.callback(pidfile.remove)
+
+    def _watch_signals(self) -> None:
+        on_signal = self._reactor.on_signal
+        on_signal(signal.SIGCHLD, self._children.reap_strangers)
+        on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
+        on_signal(signal.SIGINT, self._interrupted)
+        on_signal(signal.SIGQUIT, self._stop_at_once)
+        on_signal(signal.SIGHUP, lambda: self._reload_by_signal("SIGHUP"))
+        on_signal(signal.SIGUSR2, lambda: self._reload_by_signal("SIGUSR2"))
+        on_signal(signal.SIGUSR1, self._reopen_logs)
+        on_signal(signal.SIGTTIN, lambda: self._scale_all(1))
+        on_signal(signal.SIGTTOU, lambda: self._scale_all(-1))
+
+    def _tell_started(self) -> None:
+        control = self._control_path or None
+        self._journal.event(
+            "master.started",
+            f"holdfast {__version__} started; control socket {control or 'none'}",
+            pid=os.getpid(),
+            version=__version__,
+            control=control,
+        )
+        for app in self._apps.values():
+            where = ", ".join(listener.bound for listener in app.listeners.of(app.settings.bind))
+            self._journal.event("log", f"listening on {where}", app=app.name)
+
+    # While it serves
+
+    def _sample(self) -> None:
+        now = self._reactor.now()
+        for app in self._apps.values():
+            app.sample(now)
+        self._reactor.call_at(now + SAMPLE_EVERY, self._sample)
+
+    def _status(self) -> Status:
+        now = self._reactor.now()
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(now - self._began, 3),
+            state="stopping" if self._is_stopping else "running",
+            apps={name: app_status(app, now) for name, app in self._apps.items()},
+        )
+
+    def _status_line(self) -> str:
+        parts = []
+        for app in self._apps.values():
+            ready = sum(1 for slot in app.engine.fleet.slots.values() if slot.is_ready)
+            parts.append(f"{app.name}: {ready}/{app.count} ready, g{app.engine.roll.base}")
+        return "; ".join(parts)
+
+    def _reload(self, names: Sequence[str]) -> dict[str, int]:
+        """Roll these apps (none named: all that are not stopped) to new code and newly read settings."""
+        settings = self._read_settings()
+        found = {app.name: app for app in settings.apps}
+        chosen = [app for app in self._apps.values() if (app.name in names if names else app.state != "stopped")]
+        missing = [app.name for app in chosen if app.name not in found]
+        if missing:
+            raise SettingsError(self._source.path or "" if self._source else "", f"[app.{missing[0]}]", "is missing")
+        self._warn_of_what_needs_a_new_master(settings)
+        return {app.name: app.reload(found[app.name]) for app in chosen}
+
+    def _read_settings(self) -> Settings:
+        if self._source is None:
+            return self._settings
+        return load(self._source, read_file(self._source.path))
+
+    def _warn_of_what_needs_a_new_master(self, settings: Settings) -> None:
+        ours, theirs = self._settings.supervisor, settings.supervisor
+        changed = [
+            f"[supervisor] {key}" for key in ours.__struct_fields__ if getattr(ours, key) != getattr(theirs, key)
+        ]
+        changed += [f"[app.{app.name}]" for app in settings.apps if app.name not in self._apps]
+        changed += sorted(f"[app.{name}]" for name in self._apps.keys() - {app.name for app in settings.apps})
+        if changed:
+            text = f"changed, and takes effect only when holdfast is started anew: {', '.join(changed)}"
+            self._journal.event("log", text, level="warning")
+
+    def _reload_by_signal(self, name: str) -> None:
+        if self._is_stopping:
+            return
+        try:
+            self._reload(())
+        except UserError as error:
+            text = f"{name}: not reloaded, all serves on as before: {error}"
+            self._journal.event("log", text, level="error")
+
+    def _reopen_logs(self) -> None:
+        for app in self._apps.values():
+            try:
+                app.reopen_logs()
+            except SurroundingsError as error:
+                self._journal.event("log", f"{error}; the old file is still in use", level="error", app=app.name)
+
+    def _scale_all(self, by: int) -> None:
+        for app in self._apps.values():
+            if not app.is_stopping and 1 <= app.count + by <= MAX_WORKERS:
+                app.scale(app.count + by)
+                self._journal.event("log", f"{app.count} workers wanted now", app=app.name)
+
+    # Ending
+
+    def _interrupted(self) -> None:
+        if self._is_stopping:
+            self._stop_at_once()
+        else:
+            self._stop("SIGINT; press Ctrl-C once more to stop at once")
+
+    def _stop(self, why: str) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._notifier.stopping()
+        self._journal.event("master.stopping", f"stopping gracefully: {why}", pid=os.getpid())
+        for app in self._apps.values():
+            app.stop()
+        if all(app.is_idle for app in self._apps.values()):
+            self._reactor.stop()
+
+    def _stop_at_once(self) -> None:
+        self._is_stopping = True
+        self._journal.event("master.stopping", "stopping at once", level="warning", pid=os.getpid())
+        self._reactor.stop()
+
+    def _end_everything(self) -> None:
+        """Kill and reap whatever is left of our processes."""
+        for app in self._apps.values():
+            app.is_stopping = True
+            app.kill()
+        self._children.kill_all()
+        self._reactor.call_later(REAP_PATIENCE, self._reactor.stop)
+        if len(self._children):
+            self._children.on_empty = self._reactor.stop
+            self._reactor.run()
+        for app in self._apps.values():
+            app.close()
+
+
+def on_error(journal: Journal, error: Exception) -> None:
+    """An error of the master's own: told with its traceback, one line for each of the traceback's."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        journal.event("log", line, level="error")
+
+
+def read_file(path: str | None) -> bytes | None:
+    """The settings file's content. Raises `SettingsError` when it can't be read."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingsError(path, "", f"can't be read: {error.strerror}") from None

@@ -1,0 +1,180 @@
+"""What happens to one app, in words: each thing one event, saying what, to whom, why, and what comes next.
+
+Invariant: this room of text decides nothing; it is told, and tells.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from supervisor.config.settings import Preload
+from supervisor.fleet import fleet as seats
+from supervisor.master.releases import Release
+from supervisor.master.worker import Worker
+from supervisor.messages.events import Level
+from supervisor.messages.status import AppState, RollStatus, Verdict
+from supervisor.messages.wire import Imported
+from supervisor.observe.journal import Journal
+from supervisor.reload import roll as rolls
+
+
+class News:
+    """One app's voice in the journal. Remembers the last roll for `status`."""
+
+    def __init__(self, journal: Journal, app: str) -> None:
+        self._journal = journal
+        self._app = app
+        self._roll: RollStatus | None = None
+        self._roll_began = 0.0
+        self._ends: dict[int, tuple[Worker, float, int]] = {}  # by worker: seconds it lived, requests lost with it
+        self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
+
+    @property
+    def last_roll(self) -> RollStatus | None:
+        if self._roll is None or self._roll.verdict != "running":
+            return self._roll
+        return _roll_status(self._roll.from_, self._roll.to, "running", time.monotonic() - self._roll_began)
+
+    def preloaded(self, generation: int, preload: Preload, imported: Imported) -> None:
+        threads = ", ".join(imported.threads)
+        if imported.preloaded:
+            text = f"imported in {imported.seconds:.2f} s ({imported.interface}), workers are forked from it"
+            self._tell("log", text, generation=generation)
+            if threads:
+                text = f"preload = on, but the import left threads running, which a fork does not copy: {threads}"
+                self._tell("log", text, level="warning", generation=generation)
+        elif preload == "auto":
+            text = (
+                f"not preloaded: the import left threads running ({threads}), which a fork does not copy; each worker "
+                "imports by itself. Start threads in the lifespan startup instead, or set preload = off"
+            )
+            self._tell("log", text, level="warning", generation=generation)
+
+    def started(self, worker: Worker) -> None:
+        self._tell_worker("worker.started", "started", worker)
+
+    def ready(self, worker: Worker, seconds: float) -> None:
+        self._tell_worker("worker.ready", f"ready after {seconds:.2f} s", worker, seconds=round(seconds, 3))
+
+    def saturated(self, worker: Worker, why: str) -> None:
+        text = f"takes no new connections: {why}; the other workers do"
+        self._tell_worker("worker.saturated", text, worker, level="warning", why=why)
+
+    def recovered(self, worker: Worker, seconds: float) -> None:
+        text = f"takes connections again after {seconds:.1f} s"
+        self._tell_worker("worker.recovered", text, worker, seconds=round(seconds, 3))
+
+    def recycling(self, worker: Worker, why: str) -> None:
+        self._tell_worker("worker.recycled", f"to be replaced, new worker first: {why}", worker, why=why)
+
+    def ended(self, worker: Worker, reason: str, seconds: float, lost: int, *, is_leaving: bool) -> None:
+        """One that was leaving is told here; any other with what follows from its death, in `died`."""
+        if not is_leaving:
+            self._ends[worker.number] = worker, seconds, lost
+            return
+        text = f"left: {reason}" if reason else "left, drained"
+        level: Level = "warning" if reason or lost else "info"
+        self._tell_worker("worker.exited", text + _lost(lost), worker, level=level, reason=reason, lost=lost)
+
+    def died(self, death: seats.Died) -> None:
+        worker, seconds, lost = self._ends.pop(death.worker)
+        when = f"after {seconds:.1f} s" if death.was_ready else f"before it was ready, after {seconds:.1f} s"
+        then = f"next attempt in {death.retry_in:.1f} s" if death.retry_in else "replaced at once"
+        often = f", death {death.failures} in a row" if death.failures > 1 else ""
+        self._tell_worker(
+            "worker.exited",
+            f"{death.reason} {when}{_lost(lost)}{often}; {then}",
+            worker,
+            level="error",
+            reason=death.reason,
+            lost=lost,
+            retry_in=round(death.retry_in, 3),
+        )
+
+    def spawner_lost(self, release: Release, reason: str) -> None:
+        text = f"{reason}; a new spawner takes its place, the workers serve on"
+        self._tell("log", text, level="error", generation=release.generation)
+
+    def not_started(self, reason: str) -> None:
+        self._tell("log", f"can't be started again: {reason}", level="error")
+
+    def unbound(self, bound: str) -> None:
+        self._tell("log", f"no longer listens on {bound}: the settings do not name it any more")
+
+    def state_changed(self, before: AppState, after: AppState) -> None:
+        if after == "failed":
+            text = "all its workers keep dying; the socket stays open and holdfast keeps trying"
+            self._tell("app.failed", text, level="error")
+        elif after == "degraded":
+            self._tell("app.degraded", "some workers keep dying, the others serve", level="warning")
+        elif after == "running" and before in ("failed", "degraded"):
+            self._tell("app.recovered", "all workers are ready again")
+        elif after == "stopped":
+            self._tell("log", "stopped")
+
+    def rolled(self, command: rolls.Command) -> None:
+        if isinstance(command, rolls.Started):
+            self._roll_began = time.monotonic()
+            self._roll = _roll_status(command.base, command.target, "running", 0.0)
+            self.failure_output = []
+            self._tell_roll("roll.started", f"rolling from generation {command.base} to {command.target}", command)
+        elif isinstance(command, rolls.Stepped):
+            text = f"worker {command.slot} replaced ({command.done} of {command.total})"
+            to = self._roll.to if self._roll is not None else None
+            self._tell("roll.step", text, generation=to, slot=command.slot, done=command.done, total=command.total)
+        elif isinstance(command, rolls.Committed):
+            self._roll = _roll_status(command.base, command.target, "committed", command.seconds)
+            text = f"generation {command.target} serves, after {command.seconds:.1f} s"
+            self._tell_roll("roll.committed", text, command, seconds=round(command.seconds, 3))
+        elif isinstance(command, rolls.RolledBack):
+            self._rolled_back(command, command.reason)
+        elif isinstance(command, rolls.Superseded):
+            self._rolled_back(command, f"superseded by generation {command.by}", superseded_by=command.by)
+
+    def _rolled_back(self, command: rolls.RolledBack | rolls.Superseded, reason: str, **fields: Any) -> None:
+        self._roll = _roll_status(command.base, command.target, "rolled_back", command.seconds, reason)
+        text = f"generation {command.target} is given up, {command.base} serves on: {reason}"
+        self._tell_roll(
+            "roll.rolled_back",
+            text,
+            command,
+            seconds=round(command.seconds, 3),
+            reason=reason,
+            output=self.failure_output,
+            **fields,
+        )
+
+    def _tell_roll(
+        self,
+        name: str,
+        text: str,
+        command: rolls.Started | rolls.Committed | rolls.RolledBack | rolls.Superseded,
+        **fields: Any,
+    ) -> None:
+        level: Level = "error" if name == "roll.rolled_back" and "superseded_by" not in fields else "info"
+        ends: dict[str, Any] = {"from": command.base, "to": command.target}
+        self._tell(name, text, level=level, generation=command.target, **ends, **fields)
+
+    def _tell_worker(self, name: str, text: str, worker: Worker, level: Level = "info", **fields: Any) -> None:
+        self._journal.event(
+            name,
+            text,
+            level=level,
+            app=self._app,
+            slot=worker.slot,
+            pid=worker.pid,
+            generation=worker.generation,
+            **fields,
+        )
+
+    def _tell(self, name: str, text: str, level: Level = "info", generation: int | None = None, **fields: Any) -> None:
+        self._journal.event(name, text, level=level, app=self._app, generation=generation, **fields)
+
+
+def _lost(lost: int) -> str:
+    return f", {lost} request{'s' * (lost > 1)} lost with it" if lost else ""
+
+
+def _roll_status(base: int, target: int, verdict: Verdict, seconds: float, reason: str = "") -> RollStatus:
+    return RollStatus(from_=base, to=target, verdict=verdict, reason=reason, seconds=round(seconds, 3))

@@ -1,0 +1,64 @@
+"""A child's stdout and stderr on their way to ours.
+
+Invariant: a pair of pipes belongs to one child; the read ends are closed when the last writer is gone, which may be a
+command that the app has left running, and not when the child ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+
+from supervisor.kernel.reactor import Reactor
+from supervisor.observe.journal import Journal
+from supervisor.observe.output import OutputReader
+from supervisor.observe.render import Stream
+
+PIPE_BYTES = 256 * 1024  # room for a burst while the master is busy; the kernel's own is 64 KiB
+
+
+class Pipes:
+    """Reads both streams of one child and passes each line to the journal under the child's name."""
+
+    def __init__(self, reactor: Reactor, journal: Journal, app: str, generation: int, slot: int | None) -> None:
+        self._journal = journal
+        self._app = app
+        self._generation = generation
+        self._slot = slot
+        self.pid = 0  # not known before the fork was answered
+        self.stdout_write, self._stdout = self._open(reactor, "stdout")
+        self.stderr_write, self._stderr = self._open(reactor, "stderr")
+
+    @property
+    def write_ends(self) -> tuple[int, int]:
+        return self.stdout_write, self.stderr_write
+
+    def close_write_ends(self) -> None:
+        """The child has its own copies now."""
+        for fd in self.write_ends:
+            os.close(fd)
+
+    def drain(self) -> None:
+        """Read what the child left behind, now."""
+        self._stdout.drain()
+        self._stderr.drain()
+
+    def last_errors(self) -> list[str]:
+        """The last lines of its stderr, for a report."""
+        return list(self._stderr.last_lines)
+
+    def _open(self, reactor: Reactor, stream: Stream) -> tuple[int, OutputReader]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # past /proc/sys/fs/pipe-user-pages-soft: the kernel's own size must do
+            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return write, OutputReader(reactor, read, self._on_line(stream))
+
+    def _on_line(self, stream: Stream) -> Callable[[str], None]:
+        def tell(line: str) -> None:
+            self._journal.output(
+                stream, app=self._app, slot=self._slot, pid=self.pid, generation=self._generation, line=line
+            )
+
+        return tell

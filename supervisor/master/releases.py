@@ -1,0 +1,118 @@
+"""An app's releases: one generation of its code and settings each, with the spawner that forks it.
+
+Invariants:
+- While a generation is needed it has a spawner, or one is being started: a dead one is replaced, with growing delays
+  when it keeps dying, and none of its workers notices.
+- A worker asked for while its spawner still imports waits here, and is forked the moment the import is done.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from supervisor.config.settings import AppSettings
+from supervisor.fleet.backoff import delay
+from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.master.spawner import Spawner
+from supervisor.master.worker import Worker
+from supervisor.messages.wire import Imported
+
+
+class ReleaseOwner(Protocol):
+    """Who is told how a release's spawner fares."""
+
+    def on_preloaded(self, release: Release, imported: Imported) -> None: ...
+    def on_spawner_lost(self, release: Release, reason: str, *, was_ready: bool) -> None: ...
+
+
+class Release:
+    """One generation. `start` makes a process of it."""
+
+    def __init__(
+        self,
+        owner: ReleaseOwner,
+        reactor: Reactor,
+        settings: AppSettings,
+        generation: int,
+        make_spawner: Callable[[Release], Spawner],
+        send_fork: Callable[[Spawner, Worker], None],
+    ) -> None:
+        self._owner = owner
+        self._reactor = reactor
+        self._make_spawner = make_spawner
+        self._send_fork = send_fork
+        self._waiting: list[Worker] = []
+        self._retry: Timer | None = None
+        self._deadline: Timer | None = None
+        self._failures = 0
+        self.settings = settings
+        self.generation = generation
+        self.spawner: Spawner | None = None
+        self.is_retired = False
+
+    def start(self) -> None:
+        """Exec a spawner, unless there is one or one is due later."""
+        if self.spawner is not None or self._retry is not None or self.is_retired:
+            return
+        self.spawner = self._make_spawner(self)
+        late = f"not imported within boot_timeout, {self.settings.boot_timeout:g} s"
+        spawner = self.spawner
+        self._deadline = self._reactor.call_later(self.settings.boot_timeout, lambda: spawner.kill(late))
+
+    def fork(self, worker: Worker) -> None:
+        """Fork the worker now, or as soon as the spawner can."""
+        if self.spawner is not None and self.spawner.is_ready:
+            self._send_fork(self.spawner, worker)
+        else:
+            self._waiting.append(worker)
+            self.start()
+
+    def forget(self, worker: Worker) -> bool:
+        """Take back a worker that waits to be forked. False when it does not wait here (any more)."""
+        if worker not in self._waiting:
+            return False
+        self._waiting.remove(worker)
+        return True
+
+    def retire(self) -> None:
+        """No longer needed: its workers, if any, serve on."""
+        self.is_retired = True
+        for timer in (self._retry, self._deadline):
+            if timer is not None:
+                timer.cancel()
+        if self.spawner is not None and self.spawner.is_ready:
+            self.spawner.retire()
+        elif self.spawner is not None:
+            self.spawner.kill("no longer wanted")
+
+    def imported(self, imported: Imported) -> None:
+        """Its spawner can fork now."""
+        assert self.spawner is not None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        waiting, self._waiting = self._waiting, []
+        self._owner.on_preloaded(self, imported)
+        for worker in waiting:
+            self._send_fork(self.spawner, worker)
+
+    def spawner_ended(self, reason: str) -> Iterable[Worker]:
+        """Returns the workers that waited for it and now must not; plans its successor while it is needed."""
+        was_ready = self.spawner is not None and self.spawner.has_imported
+        self.spawner = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        waiting, self._waiting = self._waiting, []
+        if not self.is_retired:
+            self._failures = 1 if was_ready else self._failures + 1
+            self._plan()
+            self._owner.on_spawner_lost(self, reason, was_ready=was_ready)
+        return waiting
+
+    def _plan(self) -> None:
+        self._retry = self._reactor.call_later(delay(self._failures, random.random()), self._start_again)  # noqa: S311  # jitter
+
+    def _start_again(self) -> None:
+        self._retry = None
+        self.start()

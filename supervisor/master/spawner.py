@@ -1,0 +1,179 @@
+"""One spawner process as the master sees it: exec'd, importing, forking on request, gone.
+
+Invariants:
+- Exactly one `on_end` for each spawner, whatever becomes of it, after its last words were read.
+- Each fork that was asked for is answered, by `on_forked` or `on_fork_lost`, exactly once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from supervisor.config.settings import AppSettings
+from supervisor.errors import ProtocolError
+from supervisor.kernel.channel import Channel
+from supervisor.kernel.process import Ended
+from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.kernel.sockets import Listener
+from supervisor.master.children import Children
+from supervisor.master.pipes import Pipes
+from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, from_spawner
+from supervisor.observe.journal import Journal
+
+CHANNEL_FD = 3  # where the spawner finds its channel; 0, 1 and 2 are the only others that cross the exec
+FORK_TIMEOUT = 10.0  # seconds after which a spawner that does not answer is taken to hang
+RETIRE_TIMEOUT = 5.0  # seconds a retired spawner gets to leave by itself
+
+
+class SpawnerOwner(Protocol):
+    """Who is told what becomes of a spawner."""
+
+    def on_imported(self, spawner: Spawner, imported: Imported) -> None: ...
+    def on_forked(self, _spawner: Spawner, worker: int, pid: int) -> None: ...
+    def on_fork_lost(self, _spawner: Spawner, worker: int, reason: str) -> None: ...
+    def on_spawner_end(self, spawner: Spawner, reason: str) -> None: ...
+
+
+class Spawner:
+    """Starts the process at once. `is_ready` once it can fork."""
+
+    def __init__(
+        self,
+        owner: SpawnerOwner,
+        reactor: Reactor,
+        children: Children,
+        journal: Journal,
+        settings: AppSettings,
+        generation: int,
+    ) -> None:
+        self._owner = owner
+        self._reactor = reactor
+        self._children = children
+        self._pending: dict[int, Timer] = {}  # forks asked for, by worker
+        self._failure = ""
+        self._retirement: Timer | None = None
+        self.settings = settings
+        self.generation = generation
+        self.has_imported = False
+        self.is_retired = False
+        self.pipes = Pipes(reactor, journal, settings.name, generation, None)
+        self._channel, theirs = Channel.pair()
+        reactor.add_reader(self._channel.fileno(), self._on_message)
+        self.pid = self._exec(theirs)
+        self.pipes.pid = self.pid
+        self.pipes.close_write_ends()
+        theirs.close()
+        self._child = children.watch(self.pid, self._on_end)
+
+    @property
+    def is_ready(self) -> bool:
+        """It can fork now."""
+        return self.has_imported and self._channel.fileno() >= 0
+
+    def launch(self, board: int, listeners: Sequence[Listener]) -> None:
+        """Tell what to import, and pass the board and the listening sockets."""
+        message = Launch(self.settings, self.generation, tuple(listener.bound for listener in listeners))
+        with contextlib.suppress(OSError):  # it died already: its end will be told
+            self._channel.send(encode(message), [board, *(listener.fileno() for listener in listeners)])
+
+    def fork(self, request: Fork, fds: Sequence[int]) -> None:
+        """Ask for a worker."""
+        self._children.fork_begins()
+        self._pending[request.worker] = self._reactor.call_later(FORK_TIMEOUT, self._on_no_answer)
+        try:
+            self._channel.send(encode(request), fds)
+        except OSError as error:
+            self._lose(request.worker, f"the spawner can't be asked: {error.strerror}")
+
+    def retire(self) -> None:
+        """Have it leave; its workers serve on."""
+        if self.is_retired:
+            return
+        self.is_retired = True
+        self._close_channel()
+        self._retirement = self._reactor.call_later(RETIRE_TIMEOUT, self._child.kill)
+
+    def kill(self, reason: str) -> None:
+        """End it now; `reason` is what its owner will hear."""
+        self._failure = self._failure or reason
+        self._child.kill()
+
+    def _exec(self, theirs: Channel) -> int:
+        """Start a fresh interpreter in a session of its own: a terminal's Ctrl-C is for the master alone."""
+        # posix_spawn's dup2 clears close-on-exec only if the numbers differ: keep the sources out of the way.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*self.pipes.write_ends, theirs.fileno())]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(high, (1, 2, CHANNEL_FD), strict=True)),
+        ]
+        arguments = [sys.executable, "-P", "-m", "supervisor.spawner"]
+        environment = {**os.environ, **self.settings.env}
+        try:
+            return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions, setsid=True)
+        finally:
+            for fd in high:
+                os.close(fd)
+
+    def _on_message(self) -> None:
+        try:
+            received = self._channel.receive()
+        except BlockingIOError:
+            return
+        if received is None:
+            self._close_channel()  # its end is told by the pidfd
+            return
+        try:
+            message = from_spawner(received[0])
+        except ProtocolError as error:
+            self.kill(f"the spawner sent nonsense: {error}")
+            return
+        if isinstance(message, Imported):
+            self.has_imported = True
+            self._owner.on_imported(self, message)
+        elif isinstance(message, ImportFailed):
+            self._failure = message.reason
+        elif isinstance(message, Forked):
+            self._owner.on_forked(self, message.worker, message.pid)
+            self._settle(message.worker)
+        elif isinstance(message, ForkFailed):
+            self._lose(message.worker, message.reason)
+
+    def _on_no_answer(self) -> None:
+        self.kill(f"the spawner did not answer for {FORK_TIMEOUT:g} s")
+
+    def _settle(self, worker: int) -> bool:
+        timer = self._pending.pop(worker, None)
+        if timer is None:
+            return False
+        timer.cancel()
+        self._children.fork_is_known()
+        return True
+
+    def _lose(self, worker: int, reason: str) -> None:
+        if self._settle(worker):
+            self._owner.on_fork_lost(self, worker, reason)
+
+    def _on_end(self, ended: Ended) -> None:
+        while self._channel.fileno() >= 0:  # its last messages may still wait
+            before = len(self._pending), self._failure
+            self._on_message()
+            if (len(self._pending), self._failure) == before:
+                break
+        self._close_channel()
+        self.pipes.drain()
+        if self._retirement is not None:
+            self._retirement.cancel()
+        reason = self._failure or f"the spawner ended: {ended}"
+        for worker in list(self._pending):
+            self._lose(worker, reason)
+        self._owner.on_spawner_end(self, reason)
+
+    def _close_channel(self) -> None:
+        if self._channel.fileno() >= 0:
+            self._reactor.remove_reader(self._channel.fileno())
+            self._channel.close()

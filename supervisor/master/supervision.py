@@ -1,0 +1,155 @@
+"""What the control API may ask of the master: targets and words checked, then done or refused, at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+
+from supervisor.errors import RefusedError, UserError
+from supervisor.master.app import App
+from supervisor.messages.events import Event
+from supervisor.messages.status import Status
+from supervisor.observe.journal import Journal
+from supervisor.observe.metrics import exposition
+
+MAX_WORKERS = 1024
+
+
+class MasterSupervision:
+    """Implements `control.port.Supervision`."""
+
+    def __init__(
+        self,
+        apps: dict[str, App],
+        journal: Journal,
+        take_status: Callable[[], Status],
+        reload_apps: Callable[[Sequence[str]], dict[str, int]],
+        begin_stop: Callable[[str], None],
+    ) -> None:
+        self._apps = apps
+        self._journal = journal
+        self.status = take_status
+        self._reload = reload_apps
+        self._begin_stop = begin_stop
+
+    def metrics(self) -> str:
+        return exposition(self.status())
+
+    def reload(self, apps: Sequence[str]) -> dict[str, int]:
+        for name in apps:
+            if self._app(name).state == "stopped":
+                raise RefusedError(f"{name} is stopped; holdfastctl start {name}")
+        try:
+            return self._reload(apps)
+        except UserError as error:
+            raise RefusedError(f"not reloaded, all serves on as before: {error}") from None
+
+    def start(self, target: str) -> None:
+        """A stopped app or slot."""
+        for app, slot in self._targets(target):
+            if slot is not None and app.state != "stopped":
+                self._start_slot(app, slot)
+            elif app.state != "stopped" or app.workers:
+                raise RefusedError(f"{app.name} is running" if not app.is_stopping else f"{app.name} is still stopping")
+            else:
+                self._start_app(app)
+
+    def stop(self, target: str) -> None:
+        for app, slot in self._targets(target):
+            if app.is_stopping:
+                raise RefusedError(f"{app.name} is stopped or stopping")
+            if slot is None:
+                app.stop()
+            elif slot in app.held:
+                raise RefusedError(f"{app.name}:{slot} is stopped")
+            else:
+                app.hold(slot)
+
+    def restart(self, target: str) -> None:
+        for app, slot in self._targets(target):
+            if slot is None:
+                if app.state == "stopped":
+                    self._start_app(app)
+                else:
+                    app.stop(and_start=True)
+                continue
+            found = app.engine.fleet.slots.get(slot)
+            if found is None or not found.is_settled:
+                raise RefusedError(f"{app.name}:{slot} is not ready, so it is being replaced, or is stopped, already")
+            app.recycle(slot, "restarted by hand", insist=True)
+
+    def scale(self, app: str, workers: str) -> int:
+        found = self._app(app)
+        if found.is_stopping or found.state == "stopped":
+            raise RefusedError(f"{app} is stopped; holdfastctl start {app}")
+        digits = workers.removeprefix("+").removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 7):
+            raise RefusedError(f"a number of workers such as 4, +1 or -1, not {workers!r}")
+        sign = {"+": 1, "-": -1}.get(workers[0])
+        count = int(digits) if sign is None else found.count + sign * int(digits)
+        if not 1 <= count <= MAX_WORKERS:
+            raise RefusedError(f"{app} can have 1 to {MAX_WORKERS} workers, not {count}")
+        found.scale(count)
+        return count
+
+    def signal(self, name: str, target: str) -> list[int]:
+        number = _signal_number(name)
+        workers = [
+            worker
+            for app, slot in self._targets(target)
+            for worker in list(app.workers.values())
+            if slot is None or worker.slot == slot
+        ]
+        return [worker.pid for worker in workers if worker.signal(number)]
+
+    def shutdown(self) -> None:
+        self._begin_stop("shutdown was asked for")
+
+    def recent_events(self) -> Sequence[Event]:
+        return self._journal.recent()
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        return self._journal.subscribe(listener)
+
+    def _start_app(self, app: App) -> None:
+        try:
+            app.open()
+        except UserError as error:
+            raise RefusedError(str(error)) from None
+        app.start()
+
+    @staticmethod
+    def _start_slot(app: App, slot: int) -> None:
+        if slot not in app.held:
+            raise RefusedError(f"{app.name}:{slot} is running")
+        app.release_slot(slot)
+
+    def _targets(self, target: str) -> list[tuple[App, int | None]]:
+        """The apps and slots that a target means. Raises `RefusedError` naming what there is."""
+        if target == "all":
+            return [(app, None) for app in self._apps.values()]
+        name, colon, number = target.partition(":")
+        app = self._app(name)
+        if not colon:
+            return [(app, None)]
+        slots = sorted(app.engine.fleet.slots)
+        if not (number.isascii() and number.isdigit() and len(number) < 7 and int(number) in slots):
+            span = f"{name}:{slots[0]} to {name}:{slots[-1]}" if slots else "no workers"
+            raise RefusedError(f"there is no worker {target}; {name} has {span}")
+        return [(app, int(number))]
+
+    def _app(self, name: str) -> App:
+        try:
+            return self._apps[name]
+        except KeyError:
+            raise RefusedError(f"there is no app {name!r}; there is: {', '.join(sorted(self._apps))}") from None
+
+
+def _signal_number(name: str) -> int:
+    """`USR1`, `SIGUSR1`, `usr1` or `10`."""
+    if name.isascii() and name.isdigit() and len(name) < 4 and 0 < int(name) < signal.NSIG:
+        return int(name)
+    try:
+        return signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"]
+    except KeyError:
+        raise RefusedError(f"there is no signal {name!r}; for example TERM, USR1, KILL or 10") from None

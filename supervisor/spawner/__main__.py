@@ -1,0 +1,204 @@
+"""The spawner's life: read its `Launch`, import, then fork on request until the master closes the channel.
+
+Invariants:
+- It runs no thread and no event loop, so that a fork copies one thread in a known state.
+- It handles one request at a time and answers each with exactly one message.
+- A worker's parent is never the spawner: an intermediate child forks it and exits, so that the kernel hands it to the
+  nearest subreaper, the master, which alone can reap it (prctl(2), PR_SET_CHILD_SUBREAPER).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+import setproctitle
+
+from supervisor.config.settings import Interface
+from supervisor.errors import AppError
+from supervisor.kernel.channel import Channel
+from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, to_spawner
+from supervisor.spawner.importing import LoadedApp, load_app, prepare
+from supervisor.worker.output import guard_standard_streams
+from supervisor.worker.process import Seat, run
+
+CHANNEL_FD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What this spawner forks from."""
+
+    launch: Launch
+    board: int
+    listeners: tuple[int, ...]
+    loaded: LoadedApp | None
+
+
+def main() -> int:
+    """Serve the master. Returns in the spawner when it is retired, and in each forked worker when that ends."""
+    ignore_terminal_signals()
+    guard_standard_streams()
+    channel = Channel.from_fd(CHANNEL_FD)
+    channel.set_blocking(True)
+    if len(sys.argv) > 1:
+        launch, fds, threads = _resumed(sys.argv[1:])
+    else:
+        received = channel.receive()
+        if received is None:
+            return 0
+        message = to_spawner(received[0])
+        assert isinstance(message, Launch)
+        launch, fds, threads = message, received[1], ()
+    _title(launch, "importing")
+    try:
+        release = _import(launch, fds, threads, channel)
+    except AppError as error:
+        channel.send(encode(ImportFailed(str(error))))
+        os._exit(1)  # a thread that the app has started must not keep a failed release alive
+    _title(launch, "spawner")
+    seat = _attend(channel, release)
+    return run(seat) if seat is not None else 0
+
+
+def ignore_terminal_signals() -> None:
+    """Stray signals meant for the master (`pkill -USR2 holdfast`) end nobody here.
+
+    An empty handler, not SIG_IGN: commands that the app starts must find the defaults.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, lambda *_: None)
+
+
+def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: Channel) -> Release:
+    settings = launch.settings
+    prepare(settings)
+    loaded = None
+    if settings.preload != "off" and not threads:
+        gc.disable()  # a collection between here and the freeze would leave holes for the workers to fill and unshare
+        loaded = load_app(settings)
+        if loaded.threads and settings.preload == "auto":
+            _start_over(launch, fds, loaded.threads)
+        threads = loaded.threads
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    answer = Imported(
+        preloaded=loaded is not None,
+        interface=loaded.interface if loaded else settings.interface,
+        threads=threads,
+        seconds=loaded.seconds if loaded else 0.0,
+    )
+    channel.send(encode(answer))
+    return Release(launch, fds[0], tuple(fds[1:]), loaded)
+
+
+def _start_over(launch: Launch, fds: list[int], threads: tuple[str, ...]) -> NoReturn:
+    """Threads can't be forked: exec again, with the same descriptors, and leave the import to the workers."""
+    record = os.memfd_create("holdfast-launch", 0)
+    os.write(record, encode(launch))
+    for fd in (CHANNEL_FD, *fds):
+        os.set_inheritable(fd, True)
+    arguments = [str(record), ",".join(str(fd) for fd in fds), *threads]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.spawner", *arguments])  # noqa: S606  # no shell on purpose
+
+
+def _resumed(arguments: list[str]) -> tuple[Launch, list[int], tuple[str, ...]]:
+    """What `_start_over` left: the launch record's descriptor, those that belong to it, the threads found."""
+    record, numbers, *threads = arguments
+    size = os.fstat(int(record)).st_size
+    launch = to_spawner(os.pread(int(record), size, 0))
+    os.close(int(record))
+    assert isinstance(launch, Launch)
+    fds = [int(number) for number in numbers.split(",")]
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return launch, fds, tuple(threads)
+
+
+def _attend(channel: Channel, release: Release) -> Seat | None:
+    """Fork until the master is gone (None). In a worker, returns its seat."""
+    while (received := channel.receive()) is not None:
+        data, fds = received
+        request = to_spawner(data)
+        assert isinstance(request, Fork)
+        try:
+            pid = _fork_twice()
+        except OSError as error:
+            channel.send(encode(ForkFailed(request.worker, f"fork: {error.strerror}")))
+            pid = -1
+        if pid == 0:
+            channel.close()
+            return _seat(release, request, fds)
+        if pid > 0:
+            channel.send(encode(Forked(request.worker, pid)))
+        for fd in fds:
+            os.close(fd)
+    return None
+
+
+def _fork_twice() -> int:
+    """0 in the new worker; in the spawner the worker's pid. Raises OSError when the kernel refuses either fork."""
+    read, write = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.close(read)
+        _fork_and_leave(write)
+        os.close(write)
+        return 0
+    os.close(write)
+    told = b""
+    while chunk := os.read(read, 32):
+        told += chunk
+    os.close(read)
+    os.waitpid(middle, 0)
+    number = int(told or b"0")
+    if number <= 0:
+        raise OSError(-number, os.strerror(-number) if number else "the intermediate process died")
+    return number
+
+
+def _fork_and_leave(write: int) -> None:
+    """In the intermediate process: fork the worker, tell its pid, exit. Returns in the worker only."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        pid = -(error.errno or 1)
+    if pid != 0:
+        os.write(write, str(pid).encode())
+        os._exit(0)
+
+
+def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
+    channel, stdout, stderr, *access = fds
+    return Seat(
+        settings=release.launch.settings,
+        generation=release.launch.generation,
+        slot=request.slot,
+        row=request.row,
+        board=release.board,
+        listeners=release.listeners,
+        addresses=release.launch.listeners,
+        channel=channel,
+        stdout=stdout,
+        stderr=stderr,
+        access_log=access[0] if access else None,
+        load=lambda: _app_of(release),
+    )
+
+
+def _app_of(release: Release) -> tuple[object, Interface]:
+    loaded = release.loaded or load_app(release.launch.settings)
+    return loaded.app, loaded.interface
+
+
+def _title(launch: Launch, state: str) -> None:
+    setproctitle.setproctitle(f"holdfast: {launch.settings.name} g{launch.generation} {state}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Admission: a worker takes a connection only when it can serve it.
+
+Invariants:
+- The listening sockets are in an epoll of the worker's own, whose descriptor the event loop watches: a worker without
+  room takes them out and sees no connection, while the kernel keeps them queued for whoever has room.
+- One wake-up takes one connection; more only while nothing else is under way, so that an idle sibling gets its share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import select
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
+OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+SHORTAGE_PAUSE = 0.5  # seconds without accepting after the kernel refused one for want of resources
+SWEEP = 4096  # connections taken at most from the queue of a socket that is about to close
+
+
+class Taker(Protocol):
+    """Whoever serves the connections."""
+
+    inflight: int
+    capacity: int
+
+    def accepted(self, sock: socket.socket) -> None: ...
+
+
+class Acceptor:
+    """Feeds `taker` from the listening sockets. `on_change(is_open)` tells when it starts or stops taking."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: list[socket.socket],
+        taker: Taker,
+        on_shortage: Callable[[OSError], None],
+        on_change: Callable[[bool], None],
+    ) -> None:
+        self._loop = loop
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._taker = taker
+        self._on_shortage = on_shortage
+        self._on_change = on_change
+        self._epoll = select.epoll()
+        self._is_open = False
+        self._is_short = False
+
+    def open(self) -> None:
+        """Begin, or begin again, to take connections. Harmless when open, closed for good, or out of descriptors."""
+        if self._is_open or self._is_short or self._epoll.closed:
+            return
+        for fd in self._listeners:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        self._loop.add_reader(self._epoll.fileno(), self._on_waiting)
+        self._is_open = True
+        self._on_change(True)
+
+    def pause(self) -> None:
+        """Leave the listening sockets to others."""
+        if not self._is_open:
+            return
+        self._loop.remove_reader(self._epoll.fileno())
+        for fd in self._listeners:
+            self._epoll.unregister(fd)
+        self._is_open = False
+        self._on_change(False)
+
+    def close(self, *, sweep: bool) -> None:
+        """Stop for good and close this process's copies; with `sweep` take first what already waits."""
+        self.pause()
+        for listener in self._listeners.values():
+            for _ in range(SWEEP if sweep else 0):
+                if not self._take(listener):
+                    break
+            listener.close()
+        self._listeners.clear()
+        self._epoll.close()
+
+    def _on_waiting(self) -> None:
+        taker = self._taker
+        if taker.inflight >= taker.capacity:
+            self.pause()
+            return
+        for fd, _events in self._epoll.poll(0, len(self._listeners)):
+            for _ in range(1 if taker.inflight else WHILE_IDLE):
+                if not self._take(self._listeners[fd]):
+                    break
+            if not self._is_open:
+                return
+
+    def _take(self, listener: socket.socket) -> bool:
+        try:
+            sock, _address = listener.accept()
+        except BlockingIOError:
+            return False
+        except ConnectionError:  # gone again while it waited (accept(2), ECONNABORTED)
+            return True
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                self._run_short(error)
+                return False
+            raise
+        sock.setblocking(False)
+        self._taker.accepted(sock)
+        return True
+
+    def _run_short(self, error: OSError) -> None:
+        """A level-triggered listener that can't be accepted from would spin: look away for a moment."""
+        self._on_shortage(error)
+        self.pause()
+        self._is_short = True
+        self._loop.call_later(SHORTAGE_PAUSE, self._recover)
+
+    def _recover(self) -> None:
+        self._is_short = False
+        with contextlib.suppress(OSError):
+            self.open()

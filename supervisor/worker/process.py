@@ -1,0 +1,283 @@
+"""A worker from fork to exit: boot, serve, drain, leave.
+
+Invariants:
+- It tells `Ready` once, and only when a connection that it takes now would be served.
+- It never closes a connection under a request before `drain_timeout` is over.
+- Without a master (its end of the channel closed) it drains and leaves by itself.
+- It ends by returning from `run`, so that the app's own exit hooks run in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import setproctitle
+import uvloop
+
+from supervisor.config.settings import AppSettings, Interface
+from supervisor.errors import AppError
+from supervisor.kernel.board import Cell, WorkerState, open_row
+from supervisor.kernel.channel import Channel
+from supervisor.messages.wire import (
+    BootFailed,
+    Drain,
+    Faltered,
+    FromWorker,
+    Ready,
+    Recovered,
+    ReopenLogs,
+    Saturated,
+    Waiting,
+    encode,
+    to_worker,
+)
+from supervisor.serve.access import AccessLog
+from supervisor.serve.service import Service
+from supervisor.worker.acceptor import Acceptor
+from supervisor.worker.heartbeat import Heartbeat
+from supervisor.worker.output import guard_standard_streams
+
+FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
+SATURATED_AFTER = 1.0  # seconds without room before it is worth telling
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a new worker finds on its chair. Numbers of `board`, `listeners`, ... are descriptors it owns."""
+
+    settings: AppSettings
+    generation: int
+    slot: int
+    row: int
+    board: int
+    listeners: tuple[int, ...]
+    addresses: tuple[str, ...]
+    channel: int
+    stdout: int
+    stderr: int
+    access_log: int | None
+    load: Callable[[], tuple[object, Interface]]
+
+
+def run(seat: Seat) -> int:
+    """Live as a worker; the result is the exit status."""
+    for pipe, standard in ((seat.stdout, 1), (seat.stderr, 2)):
+        os.dup2(pipe, standard, inheritable=True)
+        os.close(pipe)
+    worker = Worker(seat)
+    try:
+        return worker.live()
+    except BaseException as error:  # the loop itself was ended by what the app raised: tell it, with its traceback
+        if isinstance(error, SystemExit) and worker.is_leaving:
+            raise
+        traceback.print_exc()
+        worker.tell(Faltered(f"{type(error).__name__}: {error}"))
+        return 1
+
+
+BootStep = Literal["import", "lifespan"]
+
+
+class BootError(AppError):
+    """The app could not be brought up; `step` says at what."""
+
+    def __init__(self, step: BootStep, reason: str) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
+class Worker:
+    """One process's loop and what hangs on it."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._row = open_row(seat.board, seat.row)
+        self._row[Cell.PID] = os.getpid()
+        guard_standard_streams(self._row)
+        faulthandler.enable()
+        self._channel = Channel.from_fd(seat.channel)
+        self._enter(WorkerState.STARTING)
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self._heartbeat = Heartbeat(self._loop, self._row)
+        self._service: Service | None = None
+        self._acceptor: Acceptor | None = None
+        self._access: AccessLog | None = None
+        self._shortages = 0
+        self._full_since: float | None = None
+        self._full_told: asyncio.TimerHandle | None = None
+        self._empty = self._loop.create_future()
+        self.is_leaving = False
+
+    def live(self) -> int:
+        """Boot, serve until told to leave, shut down. Returns the exit status."""
+        loop = self._loop
+        loop.add_reader(self._channel.fileno(), self._on_message)
+        loop.add_signal_handler(signal.SIGTERM, self._leave, Drain(self._seat.settings.drain_timeout, None))
+        self._heartbeat.start()
+        try:
+            loop.run_until_complete(self._boot())
+        except BootError as error:
+            if self.is_leaving:
+                return 0
+            self.tell(BootFailed(error.step, str(error)))
+            return 1
+        loop.run_until_complete(self._empty)
+        assert self._service is not None
+        loop.run_until_complete(self._service.shutdown())
+        self._heartbeat.stop()
+        if self._access is not None:
+            self._access.close()
+        return 0
+
+    def tell(self, message: FromWorker) -> None:
+        """Send to the master; a master that is gone or does not read is no reason to stop serving."""
+        try:
+            self._channel.send(encode(message))
+        except OSError:
+            return
+
+    async def _boot(self) -> None:
+        seat, settings = self._seat, self._seat.settings
+        try:
+            app, interface = seat.load()
+        except AppError as error:
+            raise BootError("import", str(error)) from None
+        if seat.access_log is not None:
+            self._access = self._open_access_log(seat.access_log)
+        service = Service(
+            app=app,
+            interface=interface,
+            settings=settings,
+            row=self._row,
+            loop=self._loop,
+            access_log=self._access,
+            on_room=self._on_room,
+            on_empty=self._on_empty,
+        )
+        try:
+            await service.startup()
+        except AppError as error:
+            raise BootError("lifespan", str(error)) from None
+        if settings.ready_path is not None:
+            await self._wait_for(service, settings.ready_path)
+        self._service = service
+        if not self.is_leaving:
+            self._take_connections(service)
+            self.tell(Ready(interface))
+        else:
+            self._on_empty()
+
+    async def _wait_for(self, service: Service, path: str) -> None:
+        """Ask the app itself, through the whole stack, until it answers below 400. The master bounds the time."""
+        pause, told = FIRST_PROBE_PAUSE, ""
+        while not self.is_leaving:
+            status = await service.probe(path)
+            if status < 400:
+                return
+            reason = f"ready_path {path} answers {status}"
+            if reason != told:
+                self.tell(Waiting(reason))
+                told = reason
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PROBE_PAUSE, 2 * pause)
+
+    def _take_connections(self, service: Service) -> None:
+        listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
+        self._acceptor = Acceptor(self._loop, listeners, service, self._on_shortage, self._on_admission)
+        self._acceptor.open()
+        self._enter(WorkerState.READY)
+
+    # What the master and the surroundings say
+
+    def _on_message(self) -> None:
+        while True:
+            try:
+                received = self._channel.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                self._loop.remove_reader(self._channel.fileno())
+                print("holdfast: the master is gone; this worker finishes what it has and leaves", file=sys.stderr)
+                self._leave(Drain(self._seat.settings.drain_timeout, None, sweep=True))
+                return
+            data, fds = received
+            message = to_worker(data)
+            if isinstance(message, ReopenLogs) and self._access is not None:
+                self._access.reopen(fds.pop())
+            elif isinstance(message, Drain):
+                self._leave(message)
+            for fd in fds:
+                os.close(fd)
+
+    def _leave(self, drain: Drain) -> None:
+        """Take no more, finish what there is, then end. What is left after the timeout is cut."""
+        if self.is_leaving:
+            return
+        self.is_leaving = True
+        self._enter(WorkerState.DRAINING)
+        if self._acceptor is not None:
+            self._acceptor.close(sweep=drain.sweep)
+        if self._service is not None:
+            self._service.drain(drain.linger)
+            self._loop.call_later(drain.timeout, self._cut, self._service)
+
+    def _cut(self, service: Service) -> None:
+        service.cut()
+        self._on_empty()
+
+    def _on_empty(self) -> None:
+        if self.is_leaving and not self._empty.done():
+            self._empty.set_result(None)
+
+    # Admission
+
+    def _on_room(self) -> None:
+        if self._acceptor is not None and not self.is_leaving:
+            self._acceptor.open()
+
+    def _on_admission(self, is_open: bool) -> None:
+        """Open or shut from moment to moment; only what lasts is worth a line in the log."""
+        if self.is_leaving:
+            return
+        self._row[Cell.STATE] = WorkerState.READY if is_open else WorkerState.SATURATED
+        if is_open:
+            if self._full_told is not None:
+                self._full_told.cancel()
+                self._full_told = None
+            elif self._full_since is not None:
+                self.tell(Recovered(self._loop.time() - self._full_since))
+                self._title("ready")
+            self._full_since = None
+        else:
+            self._full_since = self._loop.time()
+            self._full_told = self._loop.call_later(SATURATED_AFTER, self._tell_full)
+
+    def _tell_full(self) -> None:
+        self._full_told = None
+        service = self._service
+        why = f"{service.inflight} requests under way, room for {service.capacity}" if service else "no room"
+        self.tell(Saturated(why))
+        self._title("saturated")
+
+    def _on_shortage(self, error: OSError) -> None:
+        if self._shortages == 0:
+            print(f"holdfast: can't accept connections for the moment: {error.strerror}", file=sys.stderr)
+        self._shortages += 1
+
+    def _enter(self, state: WorkerState) -> None:
+        self._row[Cell.STATE] = state
+        self._title(state.name.lower())
+
+    def _title(self, state: str) -> None:
+        seat = self._seat
+        setproctitle.setproctitle(f"holdfast: {seat.settings.name} g{seat.generation} w{seat.slot} {state}")
