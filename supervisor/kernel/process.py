@@ -23,10 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a process ended: by an exit code or by a signal; both None when another process took its status.
-
-    A msgspec record and not a dataclass: `dataclasses` alone costs the master 2.6 MB.
-    """
+    """How a process ended: by an exit code or by a signal; both None when another process took its status."""
 
     pid: int
     code: int | None

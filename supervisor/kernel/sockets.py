@@ -139,10 +139,12 @@ def check_unix_path(path: str) -> None:
 
 def _adopt(number: int, address: str) -> Listener:
     try:
-        sock = socket.socket(fileno=os.dup(number))
-    except OSError as error:
-        what = "no such descriptor was passed" if error.errno == errno.EBADF else "not a socket"
-        raise SurroundingsError(f"{address}: {what}; it must be a listening stream socket") from None
+        is_socket = stat.S_ISSOCK(os.fstat(number).st_mode)
+    except OSError:
+        raise SurroundingsError(f"{address}: no such descriptor was passed to holdfast") from None
+    if not is_socket:
+        raise SurroundingsError(f"{address}: not a socket; it must be a listening stream socket")
+    sock = socket.socket(fileno=os.dup(number))
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise SurroundingsError(f"{address}: the socket does not listen; it must be a listening stream socket")
