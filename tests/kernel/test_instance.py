@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import SurroundingsError
+from supervisor.kernel import procfs
 from supervisor.kernel.instance import Pidfile, claim, control_paths, default_control_path, runtime_dir
+from tests.kernel.conftest import wait_for
 
 OWNER = """
 import sys
@@ -233,6 +235,7 @@ def test_the_pidfile_of_a_running_holdfast_is_left_alone(tmp_path: Path, argumen
         (tmp_path / script).write_text("read line\n")
     path = tmp_path / "pid"
     with subprocess.Popen(arguments, executable="/bin/sh", cwd=tmp_path, stdin=subprocess.PIPE) as other:
+        wait_for(lambda: procfs.command_line(other.pid) == arguments)
         path.write_text(f"{other.pid}\n")
         with pytest.raises(SurroundingsError, match=rf"another holdfast \(pid {other.pid}\) is running"):
             Pidfile(str(path)).write()
