@@ -33,15 +33,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Round:
-    """What one run of wrk saw. `*_busy` are shares of a core."""
+    """What one run of wrk saw. Shares of a core: the server's own use of its core, and all use of either core."""
 
     requests_per_s: float
     p50_s: float
     p99_s: float
     max_s: float
     errors: dict[str, int]
-    server_busy: float
-    client_busy: float
+    server_cpu: float
+    server_core_busy: float
+    client_core_busy: float
 
 
 @dataclass
@@ -80,7 +81,9 @@ def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
     """Warm up, then measure. Raises `UnavailableError` when wrk fails."""
     _wrk(server, scenario, setup, WARM_UP_S)
     before = _core_times(setup.server_core), _core_times(setup.client_core)
+    used = server.cpu_seconds()
     seen = _wrk(server, scenario, setup, setup.seconds)
+    used = server.cpu_seconds() - used
     after = _core_times(setup.server_core), _core_times(setup.client_core)
     return Round(
         requests_per_s=seen["requests"] / (seen["duration_us"] / 1e6),
@@ -88,8 +91,9 @@ def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
         p99_s=seen["p99_us"] / 1e6,
         max_s=seen["max_us"] / 1e6,
         errors={kind: seen[kind] for kind in seen if kind.endswith("errors") or kind in ("non_2xx", "timeouts")},
-        server_busy=_busy(before[0], after[0]),
-        client_busy=_busy(before[1], after[1]),
+        server_cpu=used / (seen["duration_us"] / 1e6),
+        server_core_busy=_busy(before[0], after[0]),
+        client_core_busy=_busy(before[1], after[1]),
     )
 
 

@@ -60,6 +60,15 @@ class Server:
             found += children.get(pid, [])
         return found
 
+    def cpu_seconds(self) -> float:
+        """What its processes have used so far, proc_pid_stat(5)."""
+        ticks = 0
+        for pid in self.tree():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
 
 @contextlib.contextmanager
 def running(
