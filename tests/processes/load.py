@@ -117,6 +117,7 @@ class Load(Plan):
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            start_new_session=True,  # Ctrl-C is for whoever reads the report; the end of the pipe ends the process
         )
         if self._line(within_s=30.0) != "started":
             raise LoadError("the load's process did not start")
