@@ -7,8 +7,11 @@ a user's mistake is told in one line, and only a defect shows a traceback.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
+
+import supervisor
 
 
 def main() -> int:
@@ -51,11 +54,16 @@ def _run(program: str, command: Callable[[], int]) -> int:
 
 
 def _foreign_package() -> str | None:
-    """What to tell when PyPI's `supervisor` shares this environment: it installs its files over ours."""
+    """What to tell when PyPI's `supervisor` is, or was, in this environment: its files lie over ours."""
     try:
         found = importlib.metadata.distribution("supervisor")
     except importlib.metadata.PackageNotFoundError:
-        return None
+        if hasattr(supervisor, "__version__"):
+            return None
+        return (
+            f"files of holdfast are missing in {os.path.dirname(__file__)}; pip uninstall supervisor removes some of "
+            f"them: pip install --force-reinstall holdfast"
+        )
     return (
         f"the package supervisor ({found.locate_file('supervisor')}) is installed in this environment and shares our "
         f"import name: install holdfast in a venv of its own, or run pip uninstall supervisor and reinstall holdfast"

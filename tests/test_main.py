@@ -49,6 +49,40 @@ def test_it_is_told_also_when_its_files_lie_over_ours(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_what_its_removal_leaves_of_ours_is_told_in_one_line(tmp_path: Path) -> None:
+    ours = tmp_path / "site" / "supervisor"
+    shutil.copytree(Path(supervisor.__file__).parent, ours, ignore=shutil.ignore_patterns("__pycache__"))
+    (ours / "__init__.py").write_text("")
+    done = holdfast("--version", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"holdfast: files of holdfast are missing in {ours}; pip uninstall supervisor removes some of them: "
+        f"pip install --force-reinstall holdfast\n"
+    )
+
+
+@pytest.mark.parametrize(("program", "function"), [("holdfast", "main"), ("holdfastctl", "ctl")])
+def test_it_is_told_also_when_it_hides_ours(program: str, function: str, tmp_path: Path) -> None:
+    (tmp_path / "site" / "supervisor").mkdir(parents=True)
+    (tmp_path / "site" / "supervisor" / "__init__.py").write_text("#\n")
+    code = f"import sys; from holdfast import {function}; sys.exit({function}())"
+    done = python("-P", "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"{program}: another package named supervisor ({tmp_path}/site/supervisor/__init__.py)"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_piece_that_is_missing_of_ours_is_not_blamed_on_others(tmp_path: Path) -> None:
+    (tmp_path / "site" / "supervisor").mkdir(parents=True)
+    (tmp_path / "site" / "supervisor" / "__init__.py").write_text("")
+    (tmp_path / "site" / "supervisor" / "__main__.py").write_text("import a_missing_dependency\n")
+    done = python("-P", "-c", "import holdfast; holdfast.main()", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert "No module named 'a_missing_dependency'" in done.stderr
+    assert "hides ours" not in done.stderr
+
+
 def raising(error: BaseException) -> int:
     raise error
 
