@@ -1,0 +1,207 @@
+"""Turns what an app answers into checked HTTP/1.1 bytes. Pure: no socket, no clock, no loop.
+
+Invariant: what leaves here is one well-formed message. Its framing is ours: a declared Content-Length is kept to the
+byte, anything else is chunked (or, for HTTP/1.0, ends with the connection); HEAD, 204 and 304 have no body; no field
+carries CR, LF or NUL. An app that breaks its own declaration gets `AnswerError`, and the connection must be closed.
+
+RFC 9112 sections 4, 6 and 7; RFC 9110 sections 6.4 and 8.6.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from supervisor.errors import HoldfastError
+
+CONTENT_LENGTH = 1
+TRANSFER_ENCODING = 2
+CONNECTION = 4
+DATE = 8
+SERVER = 16
+
+_SPECIAL = {
+    b"content-length": CONTENT_LENGTH,
+    b"transfer-encoding": TRANSFER_ENCODING,
+    b"connection": CONNECTION,
+    b"date": DATE,
+    b"server": SERVER,
+}
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode("ascii") for status in range(200, 1000)
+}
+_NAMES_KEPT = 1024
+_JOINED = 64 * 1024  # a body below this is joined to its head: one write, one packet
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_OURS = (CONNECTION, TRANSFER_ENCODING)
+"""Fields that an app may set but that we write: they speak about this connection, which is not the app's."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class AnswerError(HoldfastError):
+    """An app answers against HTTP or against its own Content-Length. The message is one line that says how."""
+
+
+class Stamps:
+    """The `date` and `server` lines every answer carries, rendered once a second."""
+
+    __slots__ = ("both", "date", "server")
+
+    def __init__(self) -> None:
+        self.server = b"server: holdfast\r\n"
+        self.set(0.0)
+
+    def set(self, now: float) -> None:
+        """`now` in seconds since the epoch (RFC 9110 section 5.6.7: IMF-fixdate)."""
+        seconds = time.gmtime(now)
+        day = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")[seconds.tm_wday]
+        month = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")[seconds.tm_mon - 1]
+        clock = time.strftime("%H:%M:%S", seconds)
+        self.date = f"date: {day}, {seconds.tm_mday:02} {month} {seconds.tm_year} {clock} GMT\r\n".encode("ascii")
+        self.both = self.date + self.server
+
+    def besides(self, seen: int) -> bytes:
+        """The lines that the app has not written itself."""
+        return (b"" if seen & DATE else self.date) + (b"" if seen & SERVER else self.server)
+
+
+_names: dict[bytes, tuple[bytes, int]] = {}
+
+
+def _learn(name: bytes) -> tuple[bytes, int]:
+    """Check a field name once and remember how it is written."""
+    if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
+        raise AnswerError(f"the header name {name!r} is not a token")
+    if len(_names) >= _NAMES_KEPT:
+        _names.clear()
+    entry = _names[name] = (name + b": ", _SPECIAL.get(name.lower(), 0))
+    return entry
+
+
+class Answer:
+    """One answer in the making. `keep` says whether the connection may live on after it.
+
+    Call `whole` once, or `begin`, any number of `more`, and `end`. All return bytes to write, maybe none.
+    """
+
+    __slots__ = ("bodyless", "chunked", "head_only", "keep", "legacy", "remaining", "sent", "status")
+
+    def __init__(self, method: str, legacy: bool, keep: bool) -> None:
+        self.head_only = method == "HEAD"
+        self.legacy = legacy  # the request came as HTTP/1.0
+        self.keep = keep
+        self.status = 0
+        self.sent = 0  # bytes of body written, as the access log counts them
+        self.bodyless = False
+        self.chunked = False
+        self.remaining: int | None = None  # what is still owed of a declared Content-Length
+
+    def whole(self, status: int, headers: Headers, body: bytes, stamps: Stamps) -> list[bytes]:
+        """Head and complete body in as few pieces as can be written at once."""
+        lines, declared, seen = self._fields(status, headers)
+        size = len(body)
+        bodyless = self.head_only or status == 204 or status == 304
+        framing = b""
+        if declared is None:
+            if size if self.head_only else not bodyless:
+                framing = b"content-length: %d\r\n" % size
+        elif declared != size and not bodyless:
+            raise AnswerError(f"the app declared {declared} bytes and answered {size}")
+        if bodyless or not size:
+            return [self._seal(lines, framing, seen, stamps, b"")]
+        self.sent = size
+        if size < _JOINED:
+            return [self._seal(lines, framing, seen, stamps, body)]
+        return [self._seal(lines, framing, seen, stamps, b""), body]
+
+    def begin(self, status: int, headers: Headers, stamps: Stamps) -> bytes:
+        """The head of an answer whose body comes in pieces."""
+        lines, self.remaining, seen = self._fields(status, headers)
+        self.bodyless = self.head_only or status == 204 or status == 304
+        framing = b""
+        if self.bodyless:
+            self.remaining = None
+        elif self.remaining is None:
+            if self.legacy:
+                self.keep = False
+            else:
+                self.chunked = True
+                framing = b"transfer-encoding: chunked\r\n"
+        return self._seal(lines, framing, seen, stamps, b"")
+
+    def more(self, body: bytes) -> bytes:
+        """One piece of the body."""
+        size = len(body)
+        if self.bodyless or not size:
+            return b""
+        self.sent += size
+        if self.chunked:
+            return b"%x\r\n%b\r\n" % (size, body)
+        if self.remaining is not None:
+            self.remaining -= size
+            if self.remaining < 0:
+                raise AnswerError(f"the app answers more than the {self.sent + self.remaining} bytes it declared")
+        return body
+
+    def end(self) -> bytes:
+        """What closes the body."""
+        if self.remaining:
+            raise AnswerError(f"the app declared {self.sent + self.remaining} bytes and answered {self.sent}")
+        return LAST_CHUNK if self.chunked else b""
+
+    def _fields(self, status: int, headers: Headers) -> tuple[bytes, int | None, int]:
+        """Status line and the app's own fields as lines, its Content-Length, and which special fields it set."""
+        parts = [_STATUS_LINES.get(status, b"")]
+        declared: int | None = None
+        seen = 0
+        for name, value in headers:
+            prefix, kind = _names.get(name) or _learn(name)
+            if kind:
+                if kind == CONTENT_LENGTH:
+                    declared = _length(value, seen)
+                seen |= kind
+                if kind == CONNECTION and b"close" in value.lower():
+                    self.keep = False
+                if kind in _OURS or (kind == CONTENT_LENGTH and status == 204):
+                    continue
+            parts += (prefix, value, b"\r\n")
+        lines = b"".join(parts)
+        # Each field gave three pieces: every line break beyond one a field, and one for the status, is smuggled in.
+        breaks = (len(parts) + 2) // 3
+        if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
+            if not parts[0]:
+                raise AnswerError(f"{status!r} is not a status that an answer can have")
+            raise AnswerError("a header of the answer has a line break or NUL in it")
+        self.status = status
+        return lines, declared, seen
+
+    def _seal(self, lines: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
+        """Add our own lines to the app's, and a small body to both."""
+        ours = stamps.both if seen < DATE else stamps.besides(seen)
+        if self.keep:
+            last = b"connection: keep-alive\r\n\r\n" if self.legacy else b"\r\n"
+        else:
+            last = b"connection: close\r\n\r\n"
+        return b"".join((lines, ours, framing, last, body))
+
+
+def _length(value: bytes, seen: int) -> int:
+    if seen & CONTENT_LENGTH or not _DIGITS.fullmatch(value):
+        raise AnswerError(f"the app's Content-Length is repeated or not a number: {value!r}")
+    return int(value)
+
+
+def plain(status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False) -> bytes:
+    """A complete answer of our own, as plain text."""
+    answer = Answer("HEAD" if head_only else "GET", False, keep)
+    body = f"{status} {_REASONS[status]}{': ' if text else ''}{text}\n".encode()
+    return b"".join(answer.whole(status, [(b"content-type", b"text/plain; charset=utf-8")], body, stamps))

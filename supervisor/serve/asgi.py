@@ -1,0 +1,320 @@
+"""Requests to an ASGI 3 app (spec 2.5) and its messages back to the connection.
+
+Invariant: one exchange is one request, one task and one answer; messages in an order that the spec forbids raise in the
+app, at the send that broke it. What the app holds (`receive`, `send`) stays harmless after the answer is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from zttp import Request
+
+from supervisor.serve.answer import Answer, AnswerError, Headers, plain
+from supervisor.serve.faults import ClientDisconnectedError, complain
+from supervisor.serve.head import METHODS, decode_path, fields
+
+if TYPE_CHECKING:
+    from supervisor.serve.http1 import Connection
+    from supervisor.serve.service import Service
+
+Scope = dict[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
+
+class Phase(enum.Enum):
+    """How far the answer is."""
+
+    WAITING = 1  # for http.response.start
+    STARTED = 2  # start has come; nothing is written yet
+    BODY = 3
+    DONE = 4
+
+
+WAITING, STARTED, BODY, DONE = Phase
+
+
+class AsgiBridge:
+    """What all requests to one ASGI app share."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self.app = app
+        self.service = service
+        self.loop = service.loop
+        self.state: dict[str, Any] = {}
+        self.live: set[AsgiExchange] = set()  # whose app code is running, also after its answer
+
+    def open(self, connection: Connection, request: Request, path: bytes, query: bytes, keep: bool) -> AsgiExchange:
+        """The exchange for one request."""
+        return AsgiExchange(self, connection, request, (path, query), keep)
+
+    def is_running(self) -> bool:
+        """Whether app code is running, be it after its answer."""
+        return bool(self.live)
+
+    def cut(self) -> None:
+        """Cancel what still runs."""
+        for exchange in tuple(self.live):
+            exchange.cancel()
+
+    def close(self) -> None:
+        """Nothing to release: tasks end with the loop."""
+
+
+class AsgiExchange(Answer):
+    """One request, from its head to the end of the app's coroutine."""
+
+    __slots__ = (
+        "_answer_head",
+        "_body_done",
+        "_bridge",
+        "_changed",
+        "_connection",
+        "_ended",
+        "_gone",
+        "_half_closed",
+        "_path",
+        "_phase",
+        "_pieces",
+        "_query",
+        "_task",
+        "_told",
+        "holds_body",
+        "method",
+        "request",
+        "since",
+    )
+
+    def __init__(
+        self, bridge: AsgiBridge, connection: Connection, request: Request, target: tuple[bytes, bytes], keep: bool
+    ) -> None:
+        self.method = METHODS.get(request.method) or request.method.decode("ascii")
+        super().__init__(self.method, request.http_version == b"1.0", keep)
+        self.request = request
+        self.since = bridge.loop.time() if bridge.service.access is not None else 0.0
+        self.holds_body = request.expect_continue and not self.legacy
+        self._bridge = bridge
+        self._connection = connection
+        self._path, self._query = target
+        self._phase = WAITING
+        self._answer_head: tuple[int, Headers] = (0, ())
+        self._pieces: list[bytes] = []
+        self._body_done = request.end_stream
+        self._told = False  # the app has seen the end of the body
+        self._gone = False
+        self._half_closed = False
+        self._ended = True  # nothing of the app is running
+        self._changed: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # What the connection calls.
+
+    def start(self) -> None:
+        bridge = self._bridge
+        self._ended = False
+        bridge.live.add(self)
+        task: asyncio.Task[None] = asyncio.Task(self._run(self._scope()), loop=bridge.loop, **_EAGER)
+        if not self._ended:
+            self._task = task
+
+    def feed(self, data: bytes, done: bool) -> None:
+        self.holds_body = False
+        self._body_done = done
+        if data:
+            self._pieces.append(data)
+        connection = self._connection
+        if not done and sum(map(len, self._pieces)) > connection.service.limits.read_ahead:
+            connection.pause_reading()
+        if self._phase is DONE:
+            self._pieces.clear()
+        self._wake()
+
+    def writable(self) -> None:
+        self._wake()
+
+    def half_closed(self) -> None:
+        self._half_closed = True
+        self._wake()
+
+    def lost(self) -> None:
+        self._gone = True
+        self._pieces.clear()
+        if self._ended:
+            self._connection.tally.leave()
+        else:
+            self._wake()
+
+    def cancel(self) -> None:
+        """The worker ends: so does the app's coroutine."""
+        if self._task is not None:
+            self._task.cancel("the worker's drain timeout is over")
+
+    # What the app calls.
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the body in pieces, then, when the client has gone or the answer is out, the disconnect."""
+        while not (self._gone or self._told or self._pieces or self._body_done):
+            self._want_body()
+            await self._change()
+        if not self._told and not self._gone:
+            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            self._told = self._body_done
+            if not self._told:
+                self._connection.resume_reading()
+            return {"type": "http.request", "body": body, "more_body": not self._told}
+        while not (self._gone or self._half_closed or self._phase is DONE):
+            await self._change()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. Raises `ClientDisconnectedError` (an OSError) once the client has gone."""
+        if self._gone:
+            raise ClientDisconnectedError("the client has gone")
+        kind = message["type"]
+        phase = self._phase
+        if kind == "http.response.body" and (phase is STARTED or phase is BODY):
+            body = message.get("body", b"")
+            if not message.get("more_body", False):
+                if phase is STARTED:
+                    self._answer(body)
+                else:
+                    self._finish(body)
+                return
+            self._stream(body)
+            while self._connection.write_paused and not self._gone:
+                await self._change()
+        elif kind == "http.response.start" and phase is WAITING:
+            self._answer_head = (message["status"], message.get("headers", ()))
+            self._phase = STARTED
+        else:
+            raise RuntimeError(f"the app sent {kind!r} where the answer was {phase.name.lower()}")
+
+    # How it happens.
+
+    def _scope(self) -> Scope:
+        connection = self._connection
+        path = self._path
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.0" if self.legacy else "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": decode_path(path),
+            "raw_path": path,
+            "query_string": self._query,
+            "root_path": "",
+            "headers": fields(self.request).to_list(lowercase_names=True),
+            "client": connection.client,
+            "server": connection.server,
+            "state": self._bridge.state.copy(),
+            "extensions": {},
+        }
+
+    async def _run(self, scope: Scope) -> None:
+        failure: BaseException | None = None
+        try:
+            await self._bridge.app(scope, self.receive, self.send)
+        except BaseException as error:
+            failure = error
+        self._ended = True
+        bridge = self._bridge
+        bridge.live.discard(self)
+        self._task = None
+        if self._gone:
+            self._connection.tally.leave()
+        if failure is not None or self._phase is not DONE:
+            self._fail(failure)
+        if bridge.service.draining:
+            bridge.service.check_empty()
+
+    def _fail(self, failure: BaseException | None) -> None:
+        """The app has ended without a whole answer, or raised after it."""
+        if self._gone and (failure is None or isinstance(failure, ClientDisconnectedError | asyncio.CancelledError)):
+            return
+        raw = self.request.target
+        if failure is None:
+            complain(self.method, raw, "the app returned without completing its answer")
+        elif isinstance(failure, AnswerError):
+            complain(self.method, raw, str(failure))
+        else:
+            complain(self.method, raw, "the app raised an exception", failure)
+        if self._gone or self._phase is DONE:
+            return
+        connection = self._connection
+        if self._phase is BODY:
+            connection.cut()
+            return
+        self.status = 500
+        self.keep = self.keep and connection.body is None and not connection.service.draining
+        head_only = self.method == "HEAD"
+        connection.transport.write(plain(500, "", connection.service.stamps, keep=self.keep, head_only=head_only))
+        self._phase = DONE
+        connection.finish()
+
+    def _answer(self, body: bytes) -> None:
+        """Head and whole body at once: the common answer."""
+        connection = self._connection
+        service = connection.service
+        if (service.draining or connection.body is not None) and connection.must_close(self):
+            self.keep = False
+        status, headers = self._answer_head
+        pieces = self.whole(status, headers, body, service.stamps)
+        if len(pieces) == 1:
+            connection.transport.write(pieces[0])
+        else:
+            connection.transport.writelines(pieces)
+        self._done()
+
+    def _stream(self, body: bytes) -> None:
+        data = self.more(body) if self._phase is BODY else self._open() + self.more(body)
+        if data:
+            self._connection.transport.write(data)
+
+    def _finish(self, body: bytes) -> None:
+        data = self.more(body) + self.end()
+        if data:
+            self._connection.transport.write(data)
+        self._done()
+
+    def _open(self) -> bytes:
+        connection = self._connection
+        if connection.service.draining and connection.must_close(self):
+            self.keep = False
+        status, headers = self._answer_head
+        head = self.begin(status, headers, connection.service.stamps)
+        self._phase = BODY
+        return head
+
+    def _done(self) -> None:
+        self._phase = DONE
+        self._pieces.clear()
+        if self._changed is not None:
+            self._changed.set()
+        self._connection.finish()
+
+    def _want_body(self) -> None:
+        if self.holds_body and self._phase is not BODY:
+            self.holds_body = False
+            self._connection.send_continue()
+        self._connection.resume_reading()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()

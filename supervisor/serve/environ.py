@@ -1,0 +1,92 @@
+"""The WSGI environ of a request (PEP 3333 section "environ Variables"). Pure.
+
+Invariant: a client can't set a variable it has no header for. Names with an underscore are dropped, since `X_Y` and
+`X-Y` would become the same `HTTP_X_Y`, and only one of them is what a proxy in front has checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from supervisor.serve.head import METHODS, fields
+
+if TYPE_CHECKING:
+    from zttp import Request
+
+Environ = dict[str, Any]
+
+_NAMES_KEPT = 1024
+_names: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
+_LEFT_OUT = {"HTTP_PROXY"}  # httpoxy: CGI libraries take it for their own setting (CVE-2016-5385)
+
+
+def _learn(name: bytes) -> str:
+    """The variable a field goes into, "" for none."""
+    if len(_names) >= _NAMES_KEPT:
+        _names.clear()
+        _names.update({b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"})
+    lower = name.lower()
+    known = _names.get(lower)
+    if known is None:
+        variable = "HTTP_" + lower.decode("ascii").upper().replace("-", "_")
+        known = "" if b"_" in name or variable in _LEFT_OUT else variable
+    _names[name] = known
+    return known
+
+
+def template(*, scheme: str, multithread: bool, multiprocess: bool) -> Environ:
+    """The part that all requests of a worker have in common; `wsgi.errors` is added by whoever knows stderr."""
+    return {
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scheme,
+        "wsgi.multithread": multithread,
+        "wsgi.multiprocess": multiprocess,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": "holdfast",
+        "SCRIPT_NAME": "",
+    }
+
+
+def fill(
+    environ: Environ,
+    request: Request,
+    target: tuple[bytes, bytes],
+    client: tuple[str, int] | None,
+    server: tuple[str, int | None] | None,
+) -> None:
+    """Add one request to a copy of the template. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
+    path, query = target
+    name, port = server or ("localhost", None)
+    if port is None:
+        name, port = "localhost", 80
+    environ["REQUEST_METHOD"] = METHODS.get(request.method) or request.method.decode("ascii")
+    environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    environ["QUERY_STRING"] = query.decode("latin-1")
+    environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
+    environ["SERVER_NAME"] = name
+    environ["SERVER_PORT"] = str(port)
+    environ["SERVER_PROTOCOL"] = "HTTP/1.0" if request.http_version == b"1.0" else "HTTP/1.1"
+    if client is None:
+        environ["REMOTE_ADDR"] = ""
+    else:
+        environ["REMOTE_ADDR"] = client[0]
+        environ["REMOTE_PORT"] = str(client[1])
+    known = _names
+    for field, value in fields(request):
+        variable = known.get(field)
+        if variable is None:
+            variable = _learn(field)
+        text = value.decode("latin-1")
+        if variable in environ:
+            text = f"{environ[variable]}{'; ' if variable == 'HTTP_COOKIE' else ','}{text}"
+        environ[variable] = text
+    environ.pop("", None)
+
+
+def set_length(environ: Environ, length: int) -> None:
+    """Say how long a body is that was chunked and lies complete now: to most apps no length means no body."""
+    environ["CONTENT_LENGTH"] = str(length)
+    environ.pop("HTTP_TRANSFER_ENCODING", None)

@@ -1,0 +1,39 @@
+"""What a connection and an app's request have to say to each other, whatever interface the app has.
+
+Invariant: an exchange ends once. Either it writes a whole answer and calls `Connection.finish`, or it calls
+`Connection.cut`, or it is told `lost`; after either of the last two it writes nothing, and calls `Tally.leave` when the
+app's code has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from zttp import Request
+
+
+class Exchange(Protocol):
+    """One request with the app, as the connection sees it."""
+
+    request: Request
+    method: str
+    status: int  # 0 until the answer's head was written
+    sent: int  # bytes of body
+    keep: bool  # whether the connection may live on after this answer
+    since: float  # loop time of the head, for the access log and the list of what was cut
+    holds_body: bool  # the client waits for 100 Continue
+
+    def start(self) -> None:
+        """Run the app. Pieces of the body may have been fed before."""
+
+    def feed(self, data: bytes, done: bool) -> None:
+        """A piece of the body; `done` with the last, which may be empty."""
+
+    def writable(self) -> None:
+        """The kernel has taken everything written so far."""
+
+    def half_closed(self) -> None:
+        """The client sends no more, and has perhaps gone; what is written may still reach it."""
+
+    def lost(self) -> None:
+        """Nothing written from now on reaches the client."""

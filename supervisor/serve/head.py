@@ -1,0 +1,179 @@
+"""Judges a request head: what zttp leaves open, and which status a head that it refuses deserves. Pure.
+
+Invariant: a request that reaches an app names one resource in one way. Its target is in the form its method allows
+(RFC 9112 section 3.2), its Host is one valid authority (RFC 3986 section 3.2.2) and agrees with an absolute target,
+its framing is Content-Length or the one coding `chunked`.
+
+zttp 0.0.35 checks the syntax of lines and fields and the conflicts of framing; the rest is here. The common request is
+passed by a handful of comparisons, everything unusual takes the slow path.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from zttp import HeaderBlock, Request
+
+from supervisor.serve.limits import Limits
+
+HEAD_END = b"\r\n\r\n"
+SLASH = 0x2F
+
+
+class Refusal(NamedTuple):
+    """An answer that no app is asked for: the status, and why in a few words for the client."""
+
+    status: int
+    why: str
+
+
+class Target(NamedTuple):
+    """What an app sees of a target in absolute or asterisk form."""
+
+    path: bytes
+    query: bytes
+
+
+METHODS: dict[bytes, str] = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
+}
+"""The methods of every day. Others pass as long as they are upper case, as all registered ones are."""
+
+_METHOD = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]+")
+_LINE_START = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?: |\Z)")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-\xff]+ HTTP/([0-9])\.([0-9])")
+_REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
+_IP_LITERAL = rb"\[(?:[0-9A-Fa-f:.]{2,45}|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]"
+_HOST = re.compile(rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
+_CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+
+
+def fields(request: Request) -> HeaderBlock:
+    """The head's fields; on HTTP/1.1 zttp always gives its packed block."""
+    return request.headers  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1024)
+def is_host(value: bytes | None) -> bool:
+    """Whether a Host field holds `uri-host [":" port]`; an empty one is legal only where the target has no authority,
+    which nobody serves, so it is refused."""
+    return value is not None and _HOST.fullmatch(value) is not None and len(value) <= 300
+
+
+def judge(request: Request) -> Target | Refusal | None:
+    """None for the ordinary request, whose target is its path; a `Target` for the other forms; else a `Refusal`."""
+    target = request.target
+    if (
+        target[0] == SLASH
+        and request.http_version == b"1.1"
+        and request.end_stream
+        and request.method in METHODS
+        and target.isascii()
+        and b"#" not in target
+        and is_host(fields(request).get(b"host"))
+    ):
+        return None
+    return _judge_unusual(request)
+
+
+def _judge_unusual(request: Request) -> Target | Refusal | None:
+    headers = fields(request)
+    hosts = headers.getall(b"host")
+    if request.http_version != b"1.0" and not hosts:
+        return Refusal(400, "a Host field is missing")
+    if len(hosts) > 1:
+        return Refusal(400, "more than one Host field")
+    if hosts and not is_host(hosts[0]):
+        return Refusal(400, "the Host field is not a host")
+    if request.method == b"CONNECT":
+        return Refusal(501, "CONNECT is not served here")
+    if not _METHOD.fullmatch(request.method):
+        return Refusal(501, "unknown method")
+    return _judge_framing(request, headers) or _judge_target(request, hosts[0] if hosts else None)
+
+
+def _judge_framing(request: Request, headers: HeaderBlock) -> Refusal | None:
+    codings = headers.getall(b"transfer-encoding")
+    if not codings:
+        return None
+    if request.http_version == b"1.0":
+        return Refusal(400, "HTTP/1.0 has no Transfer-Encoding")
+    if len(codings) > 1 or codings[0].lower() != b"chunked":
+        return Refusal(501, "the only transfer coding known here is chunked")
+    return None
+
+
+def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | None:
+    target = request.target
+    if not target.isascii() or b"#" in target:
+        return Refusal(400, "the target has characters that a URI can't have")
+    if target[0] == SLASH:
+        return None
+    if target == b"*":
+        return Target(b"*", b"") if request.method == b"OPTIONS" else Refusal(400, "the target * is for OPTIONS")
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return Refusal(400, "the target is neither a path nor an http URI")
+    authority, path, query = absolute.groups()
+    if not is_host(authority):
+        return Refusal(400, "the target's authority is not a host")
+    if host is not None and host.lower() != authority.lower():
+        return Refusal(400, "Host and target disagree")
+    return Target(path or b"/", query or b"")
+
+
+def decode_path(raw: bytes) -> str:
+    """The path as ASGI wants it: percent-decoded, then UTF-8, with U+FFFD for what is not."""
+    if b"%" not in raw:
+        return raw.decode("ascii")
+    return unquote_to_bytes(raw).decode("utf-8", "replace")
+
+
+def skip_empty_lines(data: bytes) -> bytes:
+    """Drop empty lines before a request (RFC 9112 section 2.2); a lone CR at the end may become one and stays."""
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    return data[start:]
+
+
+def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
+    """Refuse an unfinished head as soon as it can't become a good one. `fresh` is where its new bytes start."""
+    if data != b"\r" and not _LINE_START.match(data):
+        return Refusal(400, "this is not HTTP")
+    if _BARE_LF.search(data, max(fresh - 1, 0)):
+        return Refusal(400, "a line ends without CR")
+    if data.find(b"\r\n", 0, limits.request_line + 2) < 0 and len(data) > limits.request_line:
+        return Refusal(414, "the request line is too long")
+    if len(data) > limits.head:
+        return Refusal(431, "the head is too large")
+    return None
+
+
+def judge_size(head: bytes, limits: Limits) -> Refusal | None:
+    """Whether a whole head is within the limits. Heads shorter than a request line may be need not be shown here."""
+    if head.find(b"\r\n", 0, limits.request_line + 2) < 0:
+        return Refusal(414, "the request line is too long")
+    return Refusal(431, "the head is too large") if len(head) > limits.head else None
+
+
+def refusal_of(head: bytes, oversized: bool) -> Refusal:
+    """Which status a head deserves that zttp refused; `oversized` when it was for its size or number of fields."""
+    line = head.partition(b"\r\n")[0]
+    parts = _REQUEST_LINE.fullmatch(line)
+    if parts is None:
+        return Refusal(400, "malformed request line")
+    if parts[1] != b"1":
+        return Refusal(505, "only HTTP/1.1 and HTTP/1.0 are served here")
+    if oversized:
+        return Refusal(431, "the head has too many or too large fields")
+    codings = _CODING.findall(head)
+    if codings and not _LENGTH.search(head) and codings[-1].strip().lower() != b"chunked":
+        return Refusal(501, "the only transfer coding known here is chunked")
+    return Refusal(400, "malformed header or ambiguous framing")

@@ -1,0 +1,416 @@
+"""One HTTP/1.1 connection: bytes in, requests to the app, answers out in order, and the end of it all.
+
+    IDLE ──first byte──► HEAD ──whole head──► BUSY ──answer out──► IDLE, or NEXT when more is there already
+      │                   │                     ├────body unread──► SKIP ──body's end──► IDLE, NEXT
+      └───────────────────┴──refused, expired──►└────last answer──► CLOSING ──client's end──► CLOSED
+
+Invariants. At most one request is with the app; bytes that come behind it wait in `_rest`, and reading stops once they
+are more than `limits.read_ahead`. A connection in IDLE holds no parser, no bytes and no timer: its deadline is a number
+that the service's sweep compares. Once our side has announced the end, it half-closes and reads on until the client's
+end, for a reset would destroy an answer still on its way (RFC 9112 section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import TYPE_CHECKING
+
+import zttp
+
+from supervisor.serve.answer import CONTINUE, plain
+from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
+from supervisor.serve.head import (
+    HEAD_END,
+    Refusal,
+    Target,
+    fields,
+    judge,
+    judge_partial,
+    judge_size,
+    refusal_of,
+    skip_empty_lines,
+)
+from supervisor.serve.limits import NEVER
+
+if TYPE_CHECKING:
+    from supervisor.serve.exchange import Exchange
+    from supervisor.serve.service import Service
+    from supervisor.serve.tally import Tally
+
+
+class State(enum.Enum):
+    """Where a connection is; the picture above. NEXT: pipelined bytes wait for their turn in the event loop."""
+
+    IDLE = 1
+    HEAD = 2
+    BUSY = 3
+    SKIP = 4
+    NEXT = 5
+    CLOSING = 6
+    CLOSED = 7
+
+
+IDLE, HEAD, BUSY, SKIP, NEXT, CLOSING, CLOSED = State
+
+
+class Connection(asyncio.Protocol):
+    """Drives one client's bytes. An exchange writes through `transport`, and ends with `finish` or `cut`."""
+
+    __slots__ = (
+        "_flushing",
+        "_last",
+        "_reading",
+        "_rest",
+        "_unsent",
+        "body",
+        "client",
+        "eof",
+        "exchange",
+        "expires",
+        "server",
+        "service",
+        "state",
+        "tally",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(self, service: Service, tally: Tally) -> None:
+        self.service = service
+        self.tally = tally
+        self.transport: asyncio.Transport
+        self.state = IDLE
+        self.expires = service.tick + service.first_byte_ticks
+        self.exchange: Exchange | None = None
+        self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
+        self.write_paused = False
+        self.eof = False
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int | None] | None = None
+        self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
+        self._last = False  # the client said that it sends no further request
+        self._reading = True
+        self._flushing = False
+        self._unsent = 0
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        # With no buffer of its own, the transport hands each write to the kernel at once and pauses us when the
+        # kernel takes no more: right after a write, `write_paused` says whether the answer is out.
+        self.transport.set_write_buffer_limits(0)
+        self.client, self.server = self.service.addresses(transport)
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is IDLE:
+            self._take(data, 0)
+        elif state is HEAD:
+            held = self._rest
+            self._take(held + data, len(held))
+        elif state is not CLOSING:
+            if self.body is not None:
+                self._feed(self.body, data)
+            else:
+                self._hold(data)
+
+    def eof_received(self) -> bool:
+        """A half-closed client still gets its answers (True keeps the transport), any other end is the end."""
+        self.eof = True
+        if self.body is not None or self.state not in (BUSY, NEXT):
+            return False
+        if self.exchange is not None:
+            self.exchange.half_closed()
+        return True
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.expires = NEVER
+        self._rest = b""
+        self.body = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.tally.finish(0)
+            exchange.lost()
+        self.service.forget(self)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unsent = self.transport.get_write_buffer_size()
+        if self.state is BUSY:
+            self.expires = self.service.tick + self.service.write_idle_ticks
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.state is BUSY:
+            self._await_body()
+        if self._flushing:
+            self._flushing = False
+            self._finished()
+        elif self.exchange is not None:
+            self.exchange.writable()
+
+    # Reading requests.
+
+    def _take(self, data: bytes, fresh: int) -> None:
+        """Read a head from the start of `data`, whose bytes before `fresh` were looked at before."""
+        if data[0] == 13:
+            data, fresh = skip_empty_lines(data), 0
+            if not data:
+                self.state, self._rest = IDLE, b""
+                return
+        end = data.find(HEAD_END, fresh - 3 if fresh > 3 else 0) + 4
+        if end == 3:
+            self._wait_for_head(data, fresh)
+            return
+        if end == len(data):
+            head = data
+            self._rest = b""
+        else:
+            head = data[:end]
+            self._rest = data[end:]
+        service = self.service
+        if end > service.limits.request_line and (refusal := judge_size(head, service.limits)):
+            self._refuse(refusal)
+            return
+        parser = service.parser
+        try:
+            request: zttp.Request = parser.receive_event(head)  # type: ignore[assignment]
+        except zttp.RemoteProtocolError as error:
+            service.parser = zttp.Connection(zttp.SERVER)
+            self._refuse(refusal_of(head, "size limit" in str(error)))
+            return
+        verdict = judge(request)
+        self._last = parser.should_close()
+        if verdict is None and request.end_stream:
+            parser.start_next_cycle()
+            self._begin(request, request.path, request.query)
+        else:
+            self._take_unusual(request, verdict, parser)
+
+    def _wait_for_head(self, data: bytes, fresh: int) -> None:
+        refusal = judge_partial(data, fresh, self.service.limits)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        if self.state is not HEAD:
+            self.state = HEAD
+            self.expires = self.service.tick + self.service.head_ticks
+        self._rest = data
+        if self.eof:
+            self._close()
+
+    def _take_unusual(self, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection) -> None:
+        if request.end_stream:
+            parser.start_next_cycle()
+        else:
+            self.service.parser = zttp.Connection(zttp.SERVER)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+            return
+        path, query = (request.path, request.query) if verdict is None else verdict
+        if not request.end_stream:
+            length = fields(request).get(b"content-length")
+            self.body = ChunkedBody(parser, self.service.limits) if length is None else SizedBody(int(length))
+        self._begin(request, path, query)
+
+    def _begin(self, request: zttp.Request, path: bytes, query: bytes) -> None:
+        self.state = BUSY
+        self.expires = NEVER
+        self.tally.start()
+        exchange = self.exchange = self.service.open(self, request, path, query, not self._last)
+        if self.body is not None:
+            self._await_body()
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                self._feed(self.body, rest)
+                if self.exchange is not exchange:
+                    return
+        exchange.start()
+
+    def _feed(self, body: SizedBody | ChunkedBody, data: bytes) -> None:
+        try:
+            piece, self._rest = body.feed(data)
+        except BodyError:
+            self._refuse_body(Refusal(400, "malformed body"))
+            return
+        done = not body.remaining
+        if done:
+            self.body = None
+        self._await_body()
+        if self.exchange is not None:
+            self.exchange.feed(piece, done)
+        elif done:
+            self._ready()
+
+    def _await_body(self) -> None:
+        if self.write_paused:
+            return
+        waiting = self.body is not None and self._reading
+        self.expires = self.service.tick + self.service.body_idle_ticks if waiting else NEVER
+
+    def _hold(self, data: bytes) -> None:
+        self._rest += data
+        if len(self._rest) > self.service.limits.read_ahead:
+            self.pause_reading()
+
+    def pause_reading(self) -> None:
+        """Leave further bytes to the kernel, and so to the client."""
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+            self._await_body()
+
+    def resume_reading(self) -> None:
+        """Read on. Does nothing when nothing was paused."""
+        if not self._reading and not self.eof and self.state is not CLOSED:
+            self._reading = True
+            self.transport.resume_reading()
+            self._await_body()
+
+    def send_continue(self) -> None:
+        """Ask the client for the body it holds back (RFC 9110 section 10.1.1)."""
+        self.transport.write(CONTINUE)
+
+    # Ending answers.
+
+    def must_close(self, exchange: Exchange) -> bool:
+        """Whether the answer about to be begun should announce the connection's end."""
+        if self.body is not None and not self._can_skip(exchange):
+            return True
+        return self.service.draining and HEAD_END not in self._rest
+
+    def _can_skip(self, exchange: Exchange) -> bool:
+        """Whether reading the rest of the body is cheaper than a new connection. A client that still waits for `100`
+        may never send it (RFC 9110 section 10.1.1)."""
+        body = self.body
+        return body is not None and 0 <= body.remaining <= self.service.limits.discard and not exchange.holds_body
+
+    def finish(self) -> None:
+        """The answer is complete: every byte of it was written."""
+        if self.write_paused:
+            self._flushing = True
+        else:
+            self._finished()
+
+    def _finished(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        tally = self.tally
+        tally.finish(exchange.status)
+        tally.leave()
+        if self.service.access is not None:
+            self.service.access.record(self.client, exchange)
+        if not exchange.keep:
+            self._end()
+        elif self.body is None:
+            self._ready()
+        elif self._can_skip(exchange):
+            self.state = SKIP
+            self.resume_reading()
+            self._await_body()
+        else:
+            self._linger()
+
+    def _ready(self) -> None:
+        """Ready for the next request, which may be here already."""
+        service = self.service
+        if self._rest:
+            self.state = NEXT
+            self.expires = NEVER
+            service.loop.call_soon(self._next)
+            return
+        self.state = IDLE
+        self.expires = service.tick + service.keepalive_ticks
+        if self.eof:
+            self._close()
+        elif service.closes_idle:
+            self._linger()
+        elif not self._reading:
+            self.resume_reading()
+
+    def _next(self) -> None:
+        if self.state is NEXT:
+            self.state = IDLE
+            self.resume_reading()
+            self._take(self._rest, 0)
+
+    def _end(self) -> None:
+        """Close after the last answer. A client that announced the end itself sends nothing that a reset could hit."""
+        if self._last and not self._rest and self.body is None:
+            self._close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Half-close, and read what the client still sends until it closes, too."""
+        self._rest = b""
+        self.body = None
+        if self.eof:
+            self._close()
+            return
+        self.state = CLOSING
+        self.expires = self.service.tick + self.service.closing_ticks
+        self.transport.write_eof()
+        self.resume_reading()
+
+    def _close(self) -> None:
+        self.state = CLOSING
+        self.expires = self.service.tick + self.service.closing_ticks
+        self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a head that no app should see."""
+        self.tally.refuse()
+        self.transport.write(plain(refusal.status, refusal.why, self.service.stamps))
+        self._linger()
+
+    def _refuse_body(self, refusal: Refusal) -> None:
+        """End a request whose body can't be read on; answered only when the app has not begun to."""
+        self.tally.refuse()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            if not exchange.status:
+                self.transport.write(plain(refusal.status, refusal.why, self.service.stamps))
+            self.tally.finish(exchange.status or refusal.status)
+            exchange.lost()
+        self._linger()
+
+    def cut(self) -> None:
+        """Give up on the request under way, if any, and on the connection, without a further byte."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.tally.cut()
+            exchange.lost()
+        self.transport.abort()
+
+    # What the service's sweep and drain call.
+
+    def leave(self) -> None:
+        """The worker is going: an idle connection ends now."""
+        if self.state is IDLE:
+            self._linger()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        state = self.state
+        if state is HEAD:
+            self._refuse(Refusal(408, "the head took too long"))
+        elif state is IDLE:
+            self._close()
+        elif state is BUSY and self.write_paused:
+            self._expire_write()
+        elif state is BUSY:
+            self._refuse_body(Refusal(408, "the body took too long"))
+        else:
+            self.transport.abort()
+
+    def _expire_write(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self.expires = self.service.tick + self.service.write_idle_ticks
+        else:
+            self.transport.abort()

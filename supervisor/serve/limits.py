@@ -1,0 +1,38 @@
+"""Every bound on what one client may take: bytes, seconds, lines. One frozen record, one place to read them.
+
+Invariant: nothing that a client controls grows, or lasts, without a number in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TICK = 0.5
+"""Seconds between two sweeps over the connections. Deadlines are counted in ticks, so a stall makes them late, not
+early: a worker that was blocked for a minute does not find all its clients expired."""
+
+NEVER = 1 << 62
+"""A deadline that no tick reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes are bytes, times seconds. The defaults hold for an application server behind a proxy or on the open net."""
+
+    request_line: int = 8 * 1024
+    head: int = 64 * 1024
+    read_ahead: int = 64 * 1024  # body or pipelined bytes held for an app that does not take them yet
+    discard: int = 64 * 1024  # an unread body up to this size is skipped to keep the connection, above it is closed
+    chunk_overhead: int = 16 * 1024  # chunk sizes, extensions and trailers, beyond 16 bytes for each byte of body
+    memory_body: int = 256 * 1024  # a gathered body above this lies in a temporary file
+    first_byte: float = 60.0  # a fresh connection that says nothing
+    head_timeout: float = 15.0  # from a head's first byte to its last
+    body_idle: float = 30.0  # between two pieces of a body that the app is waiting for
+    write_idle: float = 60.0  # a client that takes nothing of its answer
+    closing: float = 2.0  # from our half of the close to the client's
+    keepalive: float = 75.0
+
+
+def ticks(seconds: float) -> int:
+    """`seconds` in whole ticks, rounded up, and one more since the current tick is partly over."""
+    return int(-(-seconds // TICK)) + 1

@@ -1,0 +1,213 @@
+"""Everything one worker's connections share: the app, the clock they go by, the limits, the counters, the way out.
+
+Invariant: a draining service closes no connection under a request. Requests under way finish, a request that still
+comes is answered, and each last answer says that it is the last (RFC 9112 section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import zttp
+
+from supervisor.config.settings import AppSettings, Interface
+from supervisor.kernel.board import Row, private_row
+from supervisor.serve.answer import Stamps
+from supervisor.serve.asgi import AsgiBridge
+from supervisor.serve.faults import complain
+from supervisor.serve.http1 import Connection
+from supervisor.serve.lifespan import Lifespan
+from supervisor.serve.limits import TICK, Limits, ticks
+from supervisor.serve.tally import Tally
+from supervisor.serve.wsgi import WsgiBridge
+
+if TYPE_CHECKING:
+    from supervisor.serve.access import AccessLog
+
+_NAMED_CUTS = 20  # requests given up on that are named one by one
+
+
+class Service:
+    """One app in one worker. Give it accepted connections between `startup` and `shutdown`."""
+
+    def __init__(
+        self,
+        *,
+        app: object,
+        interface: Interface,
+        settings: AppSettings,
+        row: Row,
+        loop: asyncio.AbstractEventLoop,
+        access_log: AccessLog | None,
+        on_room: Callable[[], None],
+        on_empty: Callable[[], None],
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.access = access_log
+        self.limits = Limits(keepalive=settings.keepalive)
+        self.parser = zttp.Connection(zttp.SERVER)
+        self.stamps = Stamps()
+        self.stamps.set(time.time())
+        self.draining = False
+        self.closes_idle = False
+        self._set_ticks()
+        self._connections: set[Connection] = set()
+        self._servers: dict[object, tuple[str, int | None]] = {}
+        self._on_empty = on_empty
+        self._emptied = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.bridge: AsgiBridge | WsgiBridge
+        self._lifespan: Lifespan | None = None
+        self.capacity = settings.max_inflight
+        if interface == "asgi":
+            self.bridge = AsgiBridge(app, self)  # type: ignore[arg-type]
+            self._lifespan = Lifespan(self.bridge.app, loop)
+        else:
+            self.bridge = WsgiBridge(app, self)  # type: ignore[arg-type]
+            self.capacity = min(settings.max_inflight, settings.threads)
+        self.open = self.bridge.open
+        self._tally = Tally(row, self.capacity, on_room)
+
+    def _set_ticks(self) -> None:
+        limits = self.limits
+        self.tick = 0
+        self.first_byte_ticks = ticks(limits.first_byte)
+        self.head_ticks = ticks(limits.head_timeout)
+        self.body_idle_ticks = ticks(limits.body_idle)
+        self.write_idle_ticks = ticks(limits.write_idle)
+        self.closing_ticks = ticks(limits.closing)
+        self.keepalive_ticks = ticks(limits.keepalive)
+
+    @property
+    def inflight(self) -> int:
+        """Requests whose head was read and whose answer is not finished, or whose app code still runs without one."""
+        return self._tally.inflight
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return self._tally.connections
+
+    async def startup(self) -> None:
+        """Start the clock and the app. Raises `AppError` when the app's lifespan says that it can't start."""
+        self._sweep()
+        if self._lifespan is not None and isinstance(self.bridge, AsgiBridge):
+            await self._lifespan.startup()
+            self.bridge.state = self._lifespan.state
+
+    async def shutdown(self) -> None:
+        """Close what is still open, tell the app, stop the threads."""
+        for connection in tuple(self._connections):
+            connection.transport.abort()
+        self.bridge.close()
+        if self._lifespan is not None:
+            await self._lifespan.shutdown()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def accepted(self, sock: socket.socket) -> None:
+        """Take over a connection fresh from `accept`, non-blocking."""
+        self._attach(sock, self._tally)
+
+    async def probe(self, path: str) -> int:
+        """The status that GET `path` gets through the whole stack; 0 when there is no answer. Counted nowhere."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        with ours:
+            self._attach(theirs, Tally(private_row(), 1 << 30, lambda: None))
+            head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: holdfast\r\nconnection: close\r\n\r\n"
+            await self.loop.sock_sendall(ours, head.encode("ascii", "replace"))
+            answer = await self.loop.sock_recv(ours, 4096)
+            while 0 < len(answer) < 13:
+                answer += await self.loop.sock_recv(ours, 4096)
+            while await self.loop.sock_recv(ours, 65536):
+                pass
+        return int(answer[9:12]) if answer[:7] == b"HTTP/1." else 0
+
+    def drain(self, linger: float | None) -> None:
+        """Leave: each answer is its connection's last. Idle connections end after `linger` seconds, or, with None, at
+        their own deadline. `on_empty` is called when no connection and no app code is left."""
+        self.draining = True
+        if linger is not None:
+            self.loop.call_later(linger, self._close_idle)
+        self.loop.call_soon(self.check_empty)
+
+    def cut(self) -> int:
+        """End everything at once; returns how many requests that has cost."""
+        victims = [c for c in self._connections if c.exchange is not None]
+        now = self.loop.time()
+        for number, connection in enumerate(victims):
+            exchange = connection.exchange
+            if exchange is not None and number < _NAMED_CUTS:
+                complain(exchange.method, exchange.request.target, f"cut after {now - exchange.since:.1f} s")
+        for connection in tuple(self._connections):
+            connection.cut()
+        self.bridge.cut()
+        return len(victims)
+
+    # What connections ask for.
+
+    def addresses(self, transport: asyncio.BaseTransport) -> tuple[tuple[str, int] | None, tuple[str, int | None]]:
+        """Client and server as ASGI names them. Server addresses are few and are shared by all connections."""
+        here = transport.get_extra_info("sockname")
+        server = self._servers.get(here)
+        if server is None:
+            server = (here[0], here[1]) if isinstance(here, tuple) else (str(here or ""), None)
+            if len(self._servers) < 256:
+                self._servers[here] = server
+        peer = transport.get_extra_info("peername")
+        return ((peer[0], peer[1]) if isinstance(peer, tuple) else None), server
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed."""
+        self._connections.discard(connection)
+        connection.tally.closed()
+        if self.draining:
+            self.check_empty()
+
+    def check_empty(self) -> None:
+        """Say once that nothing is left to wait for."""
+        if not (self._emptied or self._connections or self.bridge.is_running()):
+            self._emptied = True
+            self._on_empty()
+
+    def _attach(self, sock: socket.socket, tally: Tally) -> None:
+        connection = Connection(self, tally)
+        attaching = self.loop.connect_accepted_socket(lambda: connection, sock)
+        try:
+            # Driven by hand: the coroutine awaits one future, and a task around that would cost as much as a request.
+            waiter: asyncio.Future[None] = attaching.send(None)
+        except OSError:
+            sock.close()
+            return
+        self._connections.add(connection)
+        tally.opened()
+        waiter.add_done_callback(functools.partial(_attached, attaching))
+
+    def _close_idle(self) -> None:
+        self.closes_idle = True
+        for connection in tuple(self._connections):
+            connection.leave()
+
+    def _sweep(self) -> None:
+        """Move the clock, and end what has passed its deadline."""
+        self.tick = tick = self.tick + 1
+        self.stamps.set(time.time())
+        for connection in [c for c in self._connections if c.expires <= tick]:
+            connection.expire()
+        self._sweeper = self.loop.call_later(TICK, self._sweep)
+
+
+def _attached(attaching: Coroutine[Any, Any, Any], _waiter: asyncio.Future[None]) -> None:
+    try:
+        attaching.send(None)
+    except (StopIteration, OSError):
+        return

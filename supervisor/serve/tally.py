@@ -1,0 +1,71 @@
+"""Counts one worker's connections and requests, on the board and for admission.
+
+Invariant: every request that `STARTED` counts is counted once more, by `FINISHED` or by `CUT`, and leaves `inflight`
+once; the board is written at each step, so the master's arithmetic holds for a worker that dies in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from supervisor.kernel.board import Cell, Row
+
+# Plain integers: indexing a memoryview by an IntEnum costs three times as much.
+_CONNECTIONS = int(Cell.CONNECTIONS)
+_ACCEPTED = int(Cell.ACCEPTED)
+_STARTED = int(Cell.STARTED)
+_FINISHED = int(Cell.FINISHED)
+_CUT = int(Cell.CUT)
+_ANSWERS_4XX = int(Cell.ANSWERS_4XX)
+_ANSWERS_5XX = int(Cell.ANSWERS_5XX)
+_BAD_REQUESTS = int(Cell.BAD_REQUESTS)
+
+
+class Tally:
+    """The only writer of its cells. `on_room` is called whenever `inflight` falls below `capacity`."""
+
+    __slots__ = ("_on_room", "capacity", "connections", "inflight", "row")
+
+    def __init__(self, row: Row, capacity: int, on_room: Callable[[], None]) -> None:
+        self.row = row
+        self.capacity = capacity
+        self.inflight = 0
+        self.connections = 0
+        self._on_room = on_room
+
+    def opened(self) -> None:
+        """A connection was taken."""
+        self.connections += 1
+        self.row[_ACCEPTED] += 1
+        self.row[_CONNECTIONS] = self.connections
+
+    def closed(self) -> None:
+        """A connection is gone."""
+        self.connections -= 1
+        self.row[_CONNECTIONS] = self.connections
+
+    def start(self) -> None:
+        """A request's head was read."""
+        self.inflight += 1
+        self.row[_STARTED] += 1
+
+    def finish(self, status: int) -> None:
+        """An answer of `status` was handed to the kernel whole, or (0) the client had gone before."""
+        self.row[_FINISHED] += 1
+        if status >= 400:
+            self.row[_ANSWERS_5XX if status >= 500 else _ANSWERS_4XX] += 1
+
+    def cut(self) -> None:
+        """A request was given up on with its client still there."""
+        self.row[_CUT] += 1
+
+    def leave(self) -> None:
+        """A started request occupies the worker no more."""
+        inflight = self.inflight
+        self.inflight = inflight - 1
+        if inflight == self.capacity:
+            self._on_room()
+
+    def refuse(self) -> None:
+        """A head or body was refused."""
+        self.row[_BAD_REQUESTS] += 1
