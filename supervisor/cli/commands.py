@@ -17,9 +17,9 @@ from supervisor.config.load import Source, load
 from supervisor.config.options import OPTIONS
 from supervisor.config.settings import Settings
 from supervisor.errors import SettingsError, UsageError
+from supervisor.kernel.files import read_settings
 
 DEFAULT_CONFIG = "holdfast.toml"
-MAX_CONFIG = 1024 * 1024  # bytes; a settings file larger than this is some other file
 
 _CONFIG_GROUP = "Settings file"
 _OTHER_GROUP = "Other"
@@ -103,7 +103,12 @@ def _run(**given: Any) -> int:
 
 
 def _check(**given: Any) -> int:
-    return checking.report(_settings(_source(given)))
+    try:
+        settings = _settings(_source(given))
+    except SettingsError as error:
+        error.exit_code = 1  # what was to be checked is wrong; the command line that asked was not
+        raise
+    return checking.report(settings)
 
 
 @click.command(short_help="Start a new project from the template.")
@@ -175,16 +180,7 @@ def _source(given: dict[str, Any]) -> Source:
 
 def _settings(source: Source) -> Settings:
     """Read the file, if there is one, and check everything, before anything starts."""
-    if source.path is None:
-        return load(source, None)
-    try:
-        with open(source.path, "rb") as file:
-            text = file.read(MAX_CONFIG + 1)
-    except OSError as error:
-        raise SettingsError(source.path, "", f"can't be read: {error.strerror}") from None
-    if len(text) > MAX_CONFIG:
-        raise SettingsError(source.path, "", f"a settings file of at most {MAX_CONFIG} bytes")
-    return load(source, text)
+    return load(source, read_settings(source.path))
 
 
 def _is_text(argument: str) -> bool:

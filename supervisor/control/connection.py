@@ -82,8 +82,8 @@ class Connection:
 
     @property
     def has_output(self) -> bool:
-        """True while anything waits to be sent."""
-        return bool(self._wire or self._backlog)
+        """True while anything waits to be sent to a client that is still there."""
+        return self._phase is not Phase.CLOSED and bool(self._wire or self._backlog)
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -16,10 +16,10 @@ import stat
 
 from supervisor.errors import SurroundingsError
 from supervisor.kernel import notify, procfs
+from supervisor.kernel.address import MAX_UNIX_PATH
 
 BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 SOCKET_MODE = 0o666  # whoever may enter the directory may connect, as systemd's SocketMode= has it
-MAX_UNIX_PATH = 107  # sun_path less its closing zero byte, unix(7)
 _PROBE_TIMEOUT = 0.5
 
 

@@ -39,7 +39,7 @@ class AppOwner(Protocol):
     """Who is told how an app fares."""
 
     def on_first_start_failed(self, app: App, reason: str) -> None: ...
-    def on_app_changed(self, app: App) -> None: ...
+    def on_app_settled(self, app: App) -> None: ...
 
 
 class App:
@@ -82,6 +82,11 @@ class App:
         return seats.standing(self.engine.fleet)
 
     @property
+    def is_complete(self) -> bool:
+        """Every slot that is wanted is served."""
+        return all(slot.is_ready for slot in self.engine.fleet.slots.values() if slot.want is not None)
+
+    @property
     def is_idle(self) -> bool:
         """Stopped, and nothing of it is left."""
         return not self.workers and self.state == "stopped"
@@ -116,6 +121,8 @@ class App:
 
     def kill(self) -> None:
         """End everything of it now."""
+        self.is_stopping = True
+        self.engine.post(seats.Want(dict.fromkeys(self.engine.fleet.slots, None)))
         for release in self.releases.values():
             if release.spawner is not None:
                 release.spawner.kill("stopped at once")
@@ -202,6 +209,7 @@ class App:
         if (born := self.workers.get(worker)) is not None:
             born.born(self._children, pid)
             self.news.started(born)
+            born.listened_to()
 
     def on_fork_lost(self, _spawner: Spawner, worker: int, reason: str) -> None:
         if (lost := self.workers.get(worker)) is not None:
@@ -337,7 +345,7 @@ class App:
         if self.state != self._state:
             before, self._state = self._state, self.state
             self.news.state_changed(before, self._state)
-            self._owner.on_app_changed(self)
+        self._owner.on_app_settled(self)
         if self.is_stopping and self.is_idle and self._starts_again:
             self._begin_again()
 

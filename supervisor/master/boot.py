@@ -15,8 +15,9 @@ import setproctitle
 from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.errors import ProtocolError, UserError
+from supervisor.kernel.files import read_settings
 from supervisor.kernel.reactor import Reactor
-from supervisor.master.master import Master, on_error, read_file
+from supervisor.master.master import Master, on_error
 from supervisor.observe.journal import Journal
 from supervisor.observe.sink import Sink
 
@@ -35,7 +36,7 @@ def resume(record: int) -> int:
     except (OSError, msgspec.DecodeError) as error:
         raise ProtocolError(f"python -m supervisor.master is started by `holdfast run`, not by hand: {error}") from None
     os.close(record)
-    return run_master(load(source, read_file(source.path)), source)
+    return run_master(load(source, read_settings(source.path)), source)
 
 
 def run_master(settings: Settings, source: Source | None) -> int:

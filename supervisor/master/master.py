@@ -19,6 +19,7 @@ from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.control.server import ControlServer
 from supervisor.errors import SettingsError, SurroundingsError, UserError
+from supervisor.kernel.files import read_settings
 from supervisor.kernel.instance import Pidfile, claim, default_control_path
 from supervisor.kernel.notify import Notifier
 from supervisor.kernel.process import become_subreaper
@@ -48,6 +49,7 @@ class Master:
         self._exit_code = 0
         self._is_stopping = False
         self._is_ready = False
+        self._told = ("", False)  # what the service manager last heard
         self._control_path = ""
         self._control: ControlServer | None = None
         self._apps = {app.name: App(self, app, reactor, self._children, journal) for app in settings.apps}
@@ -75,24 +77,24 @@ class Master:
     def on_first_start_failed(self, app: App, reason: str) -> None:
         """An app that never served can't be imported: there is nothing to go on with."""
         self._journal.event("app.failed", f"can't start: {reason}", level="error", app=app.name)
+        app.kill()
         self._exit_code = 1
+        self._is_stopping = True
         self._reactor.stop()
 
-    def on_app_changed(self, _app: App) -> None:
-        states = {app.state for app in self._apps.values()}
+    def on_app_settled(self, _app: App) -> None:
         if self._is_stopping:
             if all(app.is_idle for app in self._apps.values()):
                 self._reactor.stop()
             return
         line = self._status_line()
-        if "rolling" in states:
-            self._notifier.reloading(line)
-        elif not self._is_ready and states <= {"running"}:
+        is_rolling = any(app.state == "rolling" for app in self._apps.values())
+        if not self._is_ready and all(app.is_complete for app in self._apps.values()):
             self._is_ready = True
-            self._notifier.ready(line)
             self._journal.event("log", f"ready: {line}")
-        elif self._is_ready:
-            self._notifier.ready(line)
+        if (line, is_rolling) != self._told and self._is_ready:
+            self._told = line, is_rolling
+            (self._notifier.reloading if is_rolling else self._notifier.ready)(line)
 
     # Beginning
 
@@ -194,7 +196,7 @@ class Master:
     def _read_settings(self) -> Settings:
         if self._source is None:
             return self._settings
-        return load(self._source, read_file(self._source.path))
+        return load(self._source, read_settings(self._source.path))
 
     def _warn_of_what_needs_a_new_master(self, settings: Settings) -> None:
         ours, theirs = self._settings.supervisor, settings.supervisor
@@ -256,7 +258,6 @@ class Master:
     def _end_everything(self) -> None:
         """Kill and reap whatever is left of our processes."""
         for app in self._apps.values():
-            app.is_stopping = True
             app.kill()
         self._children.kill_all()
         self._reactor.call_later(REAP_PATIENCE, self._reactor.stop)
@@ -271,14 +272,3 @@ def on_error(journal: Journal, error: Exception) -> None:
     """An error of the master's own: told with its traceback, one line for each of the traceback's."""
     for line in "".join(traceback.format_exception(error)).splitlines():
         journal.event("log", line, level="error")
-
-
-def read_file(path: str | None) -> bytes | None:
-    """The settings file's content. Raises `SettingsError` when it can't be read."""
-    if path is None:
-        return None
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise SettingsError(path, "", f"can't be read: {error.strerror}") from None

@@ -73,6 +73,8 @@ class News:
         if not is_leaving:
             self._ends[worker.number] = worker, seconds, lost
             return
+        if not worker.pid:
+            return  # it never came to be, and nobody waits for it
         text = f"left: {reason}" if reason else "left, drained"
         level: Level = "warning" if reason or lost else "info"
         self._tell_worker("worker.exited", text + _lost(lost), worker, level=level, reason=reason, lost=lost)

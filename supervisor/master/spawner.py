@@ -54,6 +54,7 @@ class Spawner:
         self._owner = owner
         self._reactor = reactor
         self._children = children
+        self._journal = journal
         self._pending: dict[int, Timer] = {}  # forks asked for, by worker
         self._failure = ""
         self._retirement: Timer | None = None
@@ -77,7 +78,8 @@ class Spawner:
 
     def launch(self, board: int, listeners: Sequence[Listener]) -> None:
         """Tell what to import, and pass the board and the listening sockets."""
-        message = Launch(self.settings, self.generation, tuple(listener.bound for listener in listeners))
+        bound = tuple(listener.bound for listener in listeners)
+        message = Launch(self.settings, self.generation, bound, self._journal.log_format)
         with contextlib.suppress(OSError):  # it died already: its end will be told
             self._channel.send(encode(message), [board, *(listener.fileno() for listener in listeners)])
 

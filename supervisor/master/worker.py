@@ -51,6 +51,7 @@ class Worker:
         self._child: Child | None = None
         self._why = ""  # what it said, or was done to it, that explains its end
         self._waiting_for = ""
+        self._early: list[FromWorker] = []  # what it said before the spawner had told its pid
         self.number = number
         self.slot = slot
         self.generation = generation
@@ -93,6 +94,12 @@ class Worker:
         self._child = children.watch(pid, self._on_end)
         if self._why:  # its end was ordered while it was being forked
             self._child.kill()
+
+    def listened_to(self) -> None:
+        """The owner has told of its birth and is ready for what it has said since."""
+        early, self._early = self._early, []
+        for message in early:
+            self._owner.on_worker_message(self, message)
 
     def never_born(self, reason: str, *, was_asked_for: bool) -> None:
         """No process came of it. Where a fork was asked for its row stays taken: one not told of may write to it."""
@@ -151,6 +158,8 @@ class Worker:
             self._why = f"its event loop ended: {message.reason}"
         elif isinstance(message, Waiting):
             self._waiting_for = message.reason
+        elif self._child is None:
+            self._early.append(message)
         else:
             self._owner.on_worker_message(self, message)
 

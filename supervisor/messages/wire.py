@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from supervisor.config.settings import AppSettings, Interface
+from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import ProtocolError
 
 
@@ -20,6 +20,7 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     settings: AppSettings
     generation: int
     listeners: tuple[str, ...]  # the address each listening socket is bound to, as people write it
+    log_format: LogFormat
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -79,6 +80,12 @@ class Faltered(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Waiting(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: why it is not ready yet; told when the reason changes."""
+
+    reason: str
+
+
 class Saturated(msgspec.Struct, frozen=True, tag=True):
     """Worker to master: it has stopped taking connections, and why."""
 
@@ -92,10 +99,15 @@ class Recovered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Master to worker: leave. `linger` bounds how long idle connections are kept; None keeps them to their own end."""
+    """Master to worker: leave within `timeout` seconds.
+
+    `linger` bounds how long idle connections are kept; None keeps them to their own end. `sweep` asks to take first
+    what waits in the accept queue: nobody will be left to do so.
+    """
 
     timeout: float
     linger: float | None
+    sweep: bool = False
 
 
 class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +117,7 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
 ToWorker = Drain | ReopenLogs
-FromWorker = Ready | BootFailed | Faltered | Saturated | Recovered
+FromWorker = Ready | Waiting | BootFailed | Faltered | Saturated | Recovered
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)

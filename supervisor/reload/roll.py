@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Phase(enum.Enum):
@@ -32,8 +34,7 @@ class Phase(enum.Enum):
     ROLLING_BACK = "rolling back"
 
 
-@dataclass(frozen=True, slots=True)
-class Roll:
+class Roll(Struct, frozen=True):
     """The whole state. Sets hold slot numbers."""
 
     base: int
@@ -59,8 +60,7 @@ class Roll:
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(Struct, frozen=True):
     """A new release is wanted on these slots; at most `surge` of them are doubled at once."""
 
     target: int
@@ -68,31 +68,27 @@ class Reload:
     surge: int
 
 
-@dataclass(frozen=True, slots=True)
-class Preloaded:
+class Preloaded(Struct, frozen=True):
     """The generation's spawner is ready to fork."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class PreloadFailed:
+class PreloadFailed(Struct, frozen=True):
     """The generation can't be imported, or took too long."""
 
     generation: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """The slot is served by a ready worker of this generation and by no other."""
 
     slot: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """A worker of this generation died, ready or not, or did not get ready in time."""
 
     slot: int
@@ -100,23 +96,20 @@ class Failed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnerLost:
+class SpawnerLost(Struct, frozen=True):
     """The generation's spawner died after it had preloaded."""
 
     generation: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SlotsChanged:
+class SlotsChanged(Struct, frozen=True):
     """The app's slots are now these: scaled, or one stopped or started by hand."""
 
     slots: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Struct, frozen=True):
     """The app is being stopped: no verdict but this one is left to give."""
 
     reason: str
@@ -128,31 +121,27 @@ EVENTS: tuple[type[Any], ...] = (Reload, Preloaded, PreloadFailed, Settled, Fail
 # Commands
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """Tell: a roll has begun."""
 
     base: int
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class Preload:
+class Preload(Struct, frozen=True):
     """Exec a spawner for this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True):
     """Have the slot served by this generation: a new worker ready first, then the old one drained."""
 
     slot: int
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stepped:
+class Stepped(Struct, frozen=True):
     """Tell: one more slot is on the new release."""
 
     slot: int
@@ -160,8 +149,7 @@ class Stepped:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """Tell: the target is the base now."""
 
     base: int
@@ -169,8 +157,7 @@ class Committed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RolledBack:
+class RolledBack(Struct, frozen=True):
     """Tell: every slot is on the base again (or never left it)."""
 
     base: int
@@ -179,8 +166,7 @@ class RolledBack:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Superseded:
+class Superseded(Struct, frozen=True):
     """Tell: a newer release took this one's place before it was decided."""
 
     base: int

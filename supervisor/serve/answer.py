@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import NamedTuple
 
 from supervisor.errors import HoldfastError
 
@@ -30,12 +31,13 @@ _SPECIAL = {
     b"server": SERVER,
 }
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode("ascii") for status in range(200, 1000)
 }
 _NAMES_KEPT = 1024
+_RENDERED_KEPT = 256
+_RENDERED_SIZE = 1024
 _JOINED = 64 * 1024  # a body below this is joined to its head: one write, one packet
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -87,6 +89,65 @@ def _learn(name: bytes) -> tuple[bytes, int]:
     return entry
 
 
+class _Lines(NamedTuple):
+    """A status and the app's fields, checked and rendered."""
+
+    lines: bytes
+    declared: int | None  # the app's Content-Length
+    seen: int  # which special fields the app has set
+    closes: bool  # the app wants the connection closed
+
+
+_rendered: dict[tuple[int, tuple[tuple[bytes, bytes], ...]], _Lines] = {}
+
+
+def _render(status: int, headers: Headers) -> _Lines:
+    """Status line and fields. Apps repeat themselves: what was rendered lately is found again by its content."""
+    key = (status, tuple(headers))
+    try:
+        known = _rendered.get(key)
+    except TypeError:  # pairs that are lists, values that are no bytes
+        return _render_fresh(status, key[1])
+    if known is None:
+        known = _render_fresh(status, key[1])
+        if len(known.lines) <= _RENDERED_SIZE:
+            if len(_rendered) >= _RENDERED_KEPT:
+                _rendered.clear()
+            _rendered[key] = known
+    return known
+
+
+def _render_fresh(status: int, headers: Headers) -> _Lines:
+    parts = [_STATUS_LINES.get(status, b"")]
+    declared: int | None = None
+    seen = 0
+    closes = False
+    for name, value in headers:
+        prefix, kind = _names.get(name) or _learn(name)
+        if kind:
+            if kind == CONTENT_LENGTH:
+                declared = _length(value, seen)
+            seen |= kind
+            closes = closes or (kind == CONNECTION and b"close" in value.lower())
+            if kind in _OURS or (kind == CONTENT_LENGTH and status == 204):
+                continue
+        parts += (prefix, value, b"\r\n")
+    lines = b"".join(parts)
+    if not parts[0]:
+        raise AnswerError(f"{status!r} is not a status that an answer can have")
+    # Each field gave three pieces: every line break beyond one a field, and one for the status, is smuggled in.
+    breaks = (len(parts) + 2) // 3
+    if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
+        raise AnswerError("a header of the answer has a line break or NUL in it")
+    return _Lines(lines, declared, seen, closes)
+
+
+def _length(value: bytes, seen: int) -> int:
+    if seen & CONTENT_LENGTH or not value.isdigit() or len(value) > 18:
+        raise AnswerError(f"the app's Content-Length is repeated or not a number: {value!r}")
+    return int(value)
+
+
 class Answer:
     """One answer in the making. `keep` says whether the connection may live on after it.
 
@@ -101,13 +162,15 @@ class Answer:
         self.keep = keep
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them
-        self.bodyless = False
-        self.chunked = False
-        self.remaining: int | None = None  # what is still owed of a declared Content-Length
+        self.bodyless: bool
+        self.chunked: bool
+        self.remaining: int | None  # what is still owed of a declared Content-Length
 
     def whole(self, status: int, headers: Headers, body: bytes, stamps: Stamps) -> list[bytes]:
         """Head and complete body in as few pieces as can be written at once."""
-        lines, declared, seen = self._fields(status, headers)
+        lines, declared, seen, closes = _render(status, headers)
+        if closes:
+            self.keep = False
         size = len(body)
         bodyless = self.head_only or status == 204 or status == 304
         framing = b""
@@ -116,6 +179,7 @@ class Answer:
                 framing = b"content-length: %d\r\n" % size
         elif declared != size and not bodyless:
             raise AnswerError(f"the app declared {declared} bytes and answered {size}")
+        self.status = status
         if bodyless or not size:
             return [self._seal(lines, framing, seen, stamps, b"")]
         self.sent = size
@@ -125,7 +189,10 @@ class Answer:
 
     def begin(self, status: int, headers: Headers, stamps: Stamps) -> bytes:
         """The head of an answer whose body comes in pieces."""
-        lines, self.remaining, seen = self._fields(status, headers)
+        lines, self.remaining, seen, closes = _render(status, headers)
+        if closes:
+            self.keep = False
+        self.chunked = False
         self.bodyless = self.head_only or status == 204 or status == 304
         framing = b""
         if self.bodyless:
@@ -136,6 +203,7 @@ class Answer:
             else:
                 self.chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
+        self.status = status
         return self._seal(lines, framing, seen, stamps, b"")
 
     def more(self, body: bytes) -> bytes:
@@ -158,32 +226,6 @@ class Answer:
             raise AnswerError(f"the app declared {self.sent + self.remaining} bytes and answered {self.sent}")
         return LAST_CHUNK if self.chunked else b""
 
-    def _fields(self, status: int, headers: Headers) -> tuple[bytes, int | None, int]:
-        """Status line and the app's own fields as lines, its Content-Length, and which special fields it set."""
-        parts = [_STATUS_LINES.get(status, b"")]
-        declared: int | None = None
-        seen = 0
-        for name, value in headers:
-            prefix, kind = _names.get(name) or _learn(name)
-            if kind:
-                if kind == CONTENT_LENGTH:
-                    declared = _length(value, seen)
-                seen |= kind
-                if kind == CONNECTION and b"close" in value.lower():
-                    self.keep = False
-                if kind in _OURS or (kind == CONTENT_LENGTH and status == 204):
-                    continue
-            parts += (prefix, value, b"\r\n")
-        lines = b"".join(parts)
-        # Each field gave three pieces: every line break beyond one a field, and one for the status, is smuggled in.
-        breaks = (len(parts) + 2) // 3
-        if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
-            if not parts[0]:
-                raise AnswerError(f"{status!r} is not a status that an answer can have")
-            raise AnswerError("a header of the answer has a line break or NUL in it")
-        self.status = status
-        return lines, declared, seen
-
     def _seal(self, lines: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
         """Add our own lines to the app's, and a small body to both."""
         ours = stamps.both if seen < DATE else stamps.besides(seen)
@@ -192,12 +234,6 @@ class Answer:
         else:
             last = b"connection: close\r\n\r\n"
         return b"".join((lines, ours, framing, last, body))
-
-
-def _length(value: bytes, seen: int) -> int:
-    if seen & CONTENT_LENGTH or not _DIGITS.fullmatch(value):
-        raise AnswerError(f"the app's Content-Length is repeated or not a number: {value!r}")
-    return int(value)
 
 
 def plain(status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False) -> bytes:

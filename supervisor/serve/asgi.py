@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+# A name of its own for each task would have to be rendered; and an eager task needs no turn of the loop to begin.
+_TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.version_info >= (3, 12) else {})
 
 
 class Phase(enum.Enum):
@@ -52,10 +54,7 @@ class AsgiBridge:
         self.loop = service.loop
         self.state: dict[str, Any] = {}
         self.live: set[AsgiExchange] = set()  # whose app code is running, also after its answer
-
-    def open(self, connection: Connection, request: Request, path: bytes, query: bytes, keep: bool) -> AsgiExchange:
-        """The exchange for one request."""
-        return AsgiExchange(self, connection, request, (path, query), keep)
+        self.open = functools.partial(AsgiExchange, self)
 
     def is_running(self) -> bool:
         """Whether app code is running, be it after its answer."""
@@ -95,16 +94,23 @@ class AsgiExchange(Answer):
     )
 
     def __init__(
-        self, bridge: AsgiBridge, connection: Connection, request: Request, target: tuple[bytes, bytes], keep: bool
+        self,
+        bridge: AsgiBridge,
+        connection: Connection,
+        request: Request,
+        path: bytes,
+        query: bytes,
+        keep: bool,
     ) -> None:
         self.method = METHODS.get(request.method) or request.method.decode("ascii")
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
-        self.since = bridge.loop.time() if bridge.service.access is not None else 0.0
+        self.since = bridge.loop.time()
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
         self._connection = connection
-        self._path, self._query = target
+        self._path = path
+        self._query = query
         self._phase = WAITING
         self._answer_head: tuple[int, Headers] = (0, ())
         self._pieces: list[bytes] = []
@@ -122,7 +128,7 @@ class AsgiExchange(Answer):
         bridge = self._bridge
         self._ended = False
         bridge.live.add(self)
-        task: asyncio.Task[None] = asyncio.Task(self._run(self._scope()), loop=bridge.loop, **_EAGER)
+        task: asyncio.Task[None] = asyncio.Task(self._run(self._scope()), loop=bridge.loop, **_TASK)
         if not self._ended:
             self._task = task
 

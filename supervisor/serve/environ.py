@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from supervisor.serve.head import METHODS, fields
+from supervisor.serve.head import METHODS, PERCENT, fields
 
 if TYPE_CHECKING:
     from zttp import Request
@@ -63,7 +63,7 @@ def fill(
     if port is None:
         name, port = "localhost", 80
     environ["REQUEST_METHOD"] = METHODS.get(request.method) or request.method.decode("ascii")
-    environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    environ["PATH_INFO"] = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
     environ["QUERY_STRING"] = query.decode("latin-1")
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
     environ["SERVER_NAME"] = name

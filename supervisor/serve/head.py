@@ -21,6 +21,8 @@ from supervisor.serve.limits import Limits
 
 HEAD_END = b"\r\n\r\n"
 SLASH = 0x2F
+HASH = 0x23
+PERCENT = 0x25
 
 
 class Refusal(NamedTuple):
@@ -72,11 +74,11 @@ def judge(request: Request) -> Target | Refusal | None:
     if (
         target[0] == SLASH
         and request.http_version == b"1.1"
-        and request.end_stream
+        and (request.end_stream or request.headers.get(b"transfer-encoding") is None)  # type: ignore[union-attr]
         and request.method in METHODS
         and target.isascii()
-        and b"#" not in target
-        and is_host(fields(request).get(b"host"))
+        and HASH not in target
+        and is_host(request.headers.get(b"host"))  # type: ignore[union-attr]
     ):
         return None
     return _judge_unusual(request)
@@ -111,7 +113,7 @@ def _judge_framing(request: Request, headers: HeaderBlock) -> Refusal | None:
 
 def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | None:
     target = request.target
-    if not target.isascii() or b"#" in target:
+    if not target.isascii() or HASH in target:
         return Refusal(400, "the target has characters that a URI can't have")
     if target[0] == SLASH:
         return None
@@ -130,7 +132,7 @@ def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | No
 
 def decode_path(raw: bytes) -> str:
     """The path as ASGI wants it: percent-decoded, then UTF-8, with U+FFFD for what is not."""
-    if b"%" not in raw:
+    if PERCENT not in raw:
         return raw.decode("ascii")
     return unquote_to_bytes(raw).decode("utf-8", "replace")
 

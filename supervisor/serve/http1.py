@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         self.body = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            self.tally.finish(0)
+            self.tally.finish()
             exchange.lost()
         self.service.forget(self)
 
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
             self._await_body()
         if self._flushing:
             self._flushing = False
-            self._finished()
+            self.finish()
         elif self.exchange is not None:
             self.exchange.writable()
 
@@ -292,15 +292,10 @@ class Connection(asyncio.Protocol):
         """The answer is complete: every byte of it was written."""
         if self.write_paused:
             self._flushing = True
-        else:
-            self._finished()
-
-    def _finished(self) -> None:
+            return
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        tally = self.tally
-        tally.finish(exchange.status)
-        tally.leave()
+        self.tally.answered(exchange.status)
         if self.service.access is not None:
             self.service.access.record(self.client, exchange)
         if not exchange.keep:
@@ -374,7 +369,7 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             if not exchange.status:
                 self.transport.write(plain(refusal.status, refusal.why, self.service.stamps))
-            self.tally.finish(exchange.status or refusal.status)
+            self.tally.finish()
             exchange.lost()
         self._linger()
 

@@ -49,18 +49,26 @@ class Tally:
         self.inflight += 1
         self.row[_STARTED] += 1
 
-    def finish(self, status: int) -> None:
-        """An answer of `status` was handed to the kernel whole, or (0) the client had gone before."""
+    def answered(self, status: int) -> None:
+        """An answer of `status` was handed to the kernel whole: `finish` and `leave` at once."""
         self.row[_FINISHED] += 1
         if status >= 400:
             self.row[_ANSWERS_5XX if status >= 500 else _ANSWERS_4XX] += 1
+        inflight = self.inflight
+        self.inflight = inflight - 1
+        if inflight == self.capacity:
+            self._on_room()
+
+    def finish(self) -> None:
+        """A request is done with whose client had gone, or broke it."""
+        self.row[_FINISHED] += 1
 
     def cut(self) -> None:
         """A request was given up on with its client still there."""
         self.row[_CUT] += 1
 
     def leave(self) -> None:
-        """A started request occupies the worker no more."""
+        """A started request, finished or cut before, occupies the worker no more."""
         inflight = self.inflight
         self.inflight = inflight - 1
         if inflight == self.capacity:

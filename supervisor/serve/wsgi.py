@@ -8,6 +8,7 @@ result's `close()` is called.
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from _thread import allocate_lock
@@ -54,10 +55,7 @@ class WsgiBridge:
         self.pool = Pool(settings.threads, service.loop, settings.name)
         self.template = template(scheme="http", multithread=not self.inline, multiprocess=settings.workers != 1)
         self.live: set[WsgiExchange] = set()  # submitted and not over
-
-    def open(self, connection: Connection, request: Request, path: bytes, query: bytes, keep: bool) -> WsgiExchange:
-        """The exchange for one request."""
-        return WsgiExchange(self, connection, request, (path, query), keep)
+        self.open = functools.partial(WsgiExchange, self)
 
     def submit(self, exchange: WsgiExchange) -> None:
         """Run the app for `exchange`."""
@@ -108,7 +106,13 @@ class WsgiExchange(Answer):
     )
 
     def __init__(
-        self, bridge: WsgiBridge, connection: Connection, request: Request, target: tuple[bytes, bytes], keep: bool
+        self,
+        bridge: WsgiBridge,
+        connection: Connection,
+        request: Request,
+        path: bytes,
+        query: bytes,
+        keep: bool,
     ) -> None:
         self.method = METHODS.get(request.method) or request.method.decode("ascii")
         super().__init__(self.method, request.http_version == b"1.0", keep)
@@ -117,7 +121,7 @@ class WsgiExchange(Answer):
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
         self._connection = connection
-        self._target = target
+        self._target = (path, query)
         self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self._complete = False  # the last byte of the answer was rendered
         self._gone = False

@@ -182,7 +182,7 @@ def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
         row=request.row,
         board=release.board,
         listeners=release.listeners,
-        addresses=release.launch.listeners,
+        log_format=release.launch.log_format,
         channel=channel,
         stdout=stdout,
         stderr=stderr,

@@ -5,21 +5,19 @@ Invariant: a verdict is a sentence for the log, or None; asking twice with the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 REQUEST_JITTER = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Of one worker. `max_requests` has its jitter already in it."""
 
     max_memory: int | None  # bytes of RSS
     max_requests: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """Of one worker, now."""
 
     rss_bytes: int

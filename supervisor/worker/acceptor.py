@@ -25,8 +25,10 @@ SWEEP = 4096  # connections taken at most from the queue of a socket that is abo
 class Taker(Protocol):
     """Whoever serves the connections."""
 
-    inflight: int
     capacity: int
+
+    @property
+    def inflight(self) -> int: ...
 
     def accepted(self, sock: socket.socket) -> None: ...
 

@@ -23,7 +23,7 @@ from typing import Literal
 import setproctitle
 import uvloop
 
-from supervisor.config.settings import AppSettings, Interface
+from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import AppError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
@@ -60,7 +60,7 @@ class Seat:
     row: int
     board: int
     listeners: tuple[int, ...]
-    addresses: tuple[str, ...]
+    log_format: LogFormat
     channel: int
     stdout: int
     stderr: int
@@ -153,7 +153,15 @@ class Worker:
         except AppError as error:
             raise BootError("import", str(error)) from None
         if seat.access_log is not None:
-            self._access = self._open_access_log(seat.access_log)
+            self._access = AccessLog(
+                seat.access_log,
+                seat.log_format,
+                loop=self._loop,
+                row=self._row,
+                app=settings.name,
+                slot=seat.slot,
+                generation=seat.generation,
+            )
         service = Service(
             app=app,
             interface=interface,

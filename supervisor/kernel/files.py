@@ -1,0 +1,21 @@
+"""Files that people write for us, read with a bound."""
+
+from __future__ import annotations
+
+from supervisor.errors import SettingsError
+
+MAX_SETTINGS = 2**20  # bytes
+
+
+def read_settings(path: str | None) -> bytes | None:
+    """The settings file's content; None for no file. Raises `SettingsError` when it can't be read or is too big."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_SETTINGS + 1)
+    except OSError as error:
+        raise SettingsError(path, "", f"can't be read: {error.strerror}") from None
+    if len(text) > MAX_SETTINGS:
+        raise SettingsError(path, "", f"a settings file of at most {MAX_SETTINGS} bytes")
+    return text
