@@ -342,7 +342,7 @@ class App:
     def _settle_down(self) -> None:
         """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""
         self._tidy()
-        if self.state != self._state:
+        if self.state != self._state and (self.state != "stopped" or self.is_idle):
             before, self._state = self._state, self.state
             self.news.state_changed(before, self._state)
         self._owner.on_app_settled(self)

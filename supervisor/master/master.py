@@ -257,6 +257,7 @@ class Master:
 
     def _end_everything(self) -> None:
         """Kill and reap whatever is left of our processes."""
+        self._is_stopping = True
         for app in self._apps.values():
             app.kill()
         self._children.kill_all()

@@ -166,26 +166,26 @@ class Answer:
         self.chunked: bool
         self.remaining: int | None  # what is still owed of a declared Content-Length
 
-    def whole(self, status: int, headers: Headers, body: bytes, stamps: Stamps) -> list[bytes]:
-        """Head and complete body in as few pieces as can be written at once."""
+    def whole(self, status: int, headers: Headers, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
+        """Head and complete body, joined; a large body stays apart, and is the second piece."""
         lines, declared, seen, closes = _render(status, headers)
         if closes:
             self.keep = False
         size = len(body)
-        bodyless = self.head_only or status == 204 or status == 304
         framing = b""
-        if declared is None:
-            if size if self.head_only else not bodyless:
+        if self.head_only or status == 204 or status == 304:
+            if self.head_only and size and declared is None:
                 framing = b"content-length: %d\r\n" % size
-        elif declared != size and not bodyless:
+            body = b""
+        elif declared is None:
+            framing = b"content-length: %d\r\n" % size
+        elif declared != size:
             raise AnswerError(f"the app declared {declared} bytes and answered {size}")
         self.status = status
-        if bodyless or not size:
-            return [self._seal(lines, framing, seen, stamps, b"")]
-        self.sent = size
+        self.sent = size = len(body)
         if size < _JOINED:
-            return [self._seal(lines, framing, seen, stamps, body)]
-        return [self._seal(lines, framing, seen, stamps, b""), body]
+            return self._seal(lines, framing, seen, stamps, body), b""
+        return self._seal(lines, framing, seen, stamps, b""), body
 
     def begin(self, status: int, headers: Headers, stamps: Stamps) -> bytes:
         """The head of an answer whose body comes in pieces."""

@@ -54,6 +54,7 @@ class AsgiBridge:
         self.loop = service.loop
         self.state: dict[str, Any] = {}
         self.live: set[AsgiExchange] = set()  # whose app code is running, also after its answer
+        self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
         self.open = functools.partial(AsgiExchange, self)
 
     def is_running(self) -> bool:
@@ -78,7 +79,6 @@ class AsgiExchange(Answer):
         "_bridge",
         "_changed",
         "_connection",
-        "_ended",
         "_gone",
         "_half_closed",
         "_path",
@@ -118,7 +118,6 @@ class AsgiExchange(Answer):
         self._told = False  # the app has seen the end of the body
         self._gone = False
         self._half_closed = False
-        self._ended = True  # nothing of the app is running
         self._changed: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -126,11 +125,8 @@ class AsgiExchange(Answer):
 
     def start(self) -> None:
         bridge = self._bridge
-        self._ended = False
         bridge.live.add(self)
-        task: asyncio.Task[None] = asyncio.Task(self._run(self._scope()), loop=bridge.loop, **_TASK)
-        if not self._ended:
-            self._task = task
+        self._task = bridge.spawn(self._run(self._scope()))
 
     def feed(self, data: bytes, done: bool) -> None:
         self.holds_body = False
@@ -140,8 +136,6 @@ class AsgiExchange(Answer):
         connection = self._connection
         if not done and sum(map(len, self._pieces)) > connection.service.limits.read_ahead:
             connection.pause_reading()
-        if self._phase is DONE:
-            self._pieces.clear()
         self._wake()
 
     def writable(self) -> None:
@@ -154,10 +148,10 @@ class AsgiExchange(Answer):
     def lost(self) -> None:
         self._gone = True
         self._pieces.clear()
-        if self._ended:
-            self._connection.tally.leave()
-        else:
+        if self in self._bridge.live:
             self._wake()
+        else:
+            self._connection.tally.leave()
 
     def cancel(self) -> None:
         """The worker ends: so does the app's coroutine."""
@@ -233,10 +227,8 @@ class AsgiExchange(Answer):
             await self._bridge.app(scope, self.receive, self.send)
         except BaseException as error:
             failure = error
-        self._ended = True
         bridge = self._bridge
         bridge.live.discard(self)
-        self._task = None
         if self._gone:
             self._connection.tally.leave()
         if failure is not None or self._phase is not DONE:
@@ -275,11 +267,11 @@ class AsgiExchange(Answer):
         if (service.draining or connection.body is not None) and connection.must_close(self):
             self.keep = False
         status, headers = self._answer_head
-        pieces = self.whole(status, headers, body, service.stamps)
-        if len(pieces) == 1:
-            connection.transport.write(pieces[0])
+        first, second = self.whole(status, headers, body, service.stamps)
+        if second:
+            connection.transport.writelines((first, second))
         else:
-            connection.transport.writelines(pieces)
+            connection.transport.write(first)
         self._done()
 
     def _stream(self, body: bytes) -> None:
@@ -304,7 +296,6 @@ class AsgiExchange(Answer):
 
     def _done(self) -> None:
         self._phase = DONE
-        self._pieces.clear()
         if self._changed is not None:
             self._changed.set()
         self._connection.finish()

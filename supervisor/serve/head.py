@@ -11,7 +11,6 @@ passed by a handful of comparisons, everything unusual takes the slow path.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -61,11 +60,18 @@ def fields(request: Request) -> HeaderBlock:
     return request.headers  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=1024)
-def is_host(value: bytes | None) -> bool:
+_hosts: set[bytes | None] = set()  # valid ones seen lately
+
+
+def is_host(value: bytes) -> bool:
     """Whether a Host field holds `uri-host [":" port]`; an empty one is legal only where the target has no authority,
     which nobody serves, so it is refused."""
-    return value is not None and _HOST.fullmatch(value) is not None and len(value) <= 300
+    if not _HOST.fullmatch(value) or len(value) > 300:
+        return False
+    if len(_hosts) >= 1024:
+        _hosts.clear()
+    _hosts.add(value)
+    return True
 
 
 def judge(request: Request) -> Target | Refusal | None:
@@ -78,7 +84,7 @@ def judge(request: Request) -> Target | Refusal | None:
         and request.method in METHODS
         and target.isascii()
         and HASH not in target
-        and is_host(request.headers.get(b"host"))  # type: ignore[union-attr]
+        and request.headers.get(b"host") in _hosts  # type: ignore[union-attr]
     ):
         return None
     return _judge_unusual(request)

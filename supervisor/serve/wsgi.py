@@ -324,11 +324,11 @@ class WsgiExchange(Answer):
 
     def _whole(self, body: bytes) -> None:
         status, headers = self._started()
-        pieces = self.whole(status, headers, body, self._connection.service.stamps)
+        first, second = self.whole(status, headers, body, self._connection.service.stamps)
         self._complete = True
-        for piece in pieces[:-1]:
-            self._put(piece, False)
-        self._put(pieces[-1], True)
+        if second:
+            self._put(first, False)
+        self._put(second or first, True)
 
     def _started(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Status and headers, and the last moment to decide whether the connection lives on."""
