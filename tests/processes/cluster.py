@@ -1,8 +1,8 @@
 """A real holdfast cluster for a test: started, watched, told things, and swept away whole.
 
 Invariant: when the `with` block ends no process of the cluster is left, whatever the test did to it; `leftovers` says
-which there were after a graceful stop, so that a test can insist on none. Processes are known by a mark in their
-environment, not by parentage: workers outlive spawners, and are re-parented on purpose.
+which there were after a graceful stop, so that a test can insist on none. Processes are known by the folder they run
+in, which no other test shares, and not by parentage: workers outlive spawners, and are re-parented on purpose.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-MARK = "HOLDFAST_TEST_CLUSTER"
 DEADLINE = 20.0  # seconds that anything may take before the test fails
 POLL = 0.02
 
@@ -40,7 +38,7 @@ def until(what: str, probe: Callable[[], T], deadline: float = DEADLINE) -> T:
     while time.monotonic() < ends:
         seen = probe()
         if seen:
-            return seen  # type: ignore[return-value]  # the last answer is a T
+            return seen
         time.sleep(POLL)
     raise AssertionError(f"not within {deadline:g} s: {what}; last seen: {seen!r}")
 
@@ -55,12 +53,11 @@ class Cluster:
         bind: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.bind = bind or f"127.0.0.1:{free_port()}"
         self.control = str(folder / "control.sock")
         self.arguments = [*arguments, "--bind", self.bind, "--control", self.control]
-        self._mark = uuid.uuid4().hex
-        self._env = {**os.environ, **(env or {}), MARK: self._mark}
+        self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     # Life
@@ -129,15 +126,15 @@ class Cluster:
             raise AssertionError(f"still running after {deadline:g} s:\n{self.log}") from None
 
     def processes(self) -> dict[int, str]:
-        """All live processes of this cluster (zombies too), by pid, with their titles."""
+        """All live processes of this cluster, by pid, with their titles."""
         found = {}
         for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
             try:
-                environ = Path(f"/proc/{pid}/environ").read_bytes()
+                where = Path(f"/proc/{pid}/cwd").readlink()
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except OSError:
                 continue
-            if f"{MARK}={self._mark}".encode() in environ:
+            if where.is_relative_to(self.folder):
                 found[pid] = title
         return found
 
