@@ -36,6 +36,7 @@ class Round:
     """What one run of wrk saw. Shares of a core: the server's own use of its core, and all use of either core."""
 
     requests_per_s: float
+    requests_per_cpu_s: float  # of the server's own time: still tells something when it did not get all of its core
     p50_s: float
     p99_s: float
     max_s: float
@@ -87,6 +88,7 @@ def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
     after = _core_times(setup.server_core), _core_times(setup.client_core)
     return Round(
         requests_per_s=seen["requests"] / (seen["duration_us"] / 1e6),
+        requests_per_cpu_s=seen["requests"] / used if used else 0.0,
         p50_s=seen["p50_us"] / 1e6,
         p99_s=seen["p99_us"] / 1e6,
         max_s=seen["max_us"] / 1e6,

@@ -26,7 +26,9 @@ def about(setup: Setup) -> str:
 
 
 def speed_table(scenario: Scenario, all_figures: Sequence[Figures]) -> str:
-    rows: list[Row] = [("", "req/s", "spread", "p50", "p99", "its cpu", "its core", "wrk's core", "holdfast is")]
+    rows: list[Row] = [
+        ("", "req/s", "spread", "per cpu s", "p50", "p99", "its cpu", "its core", "wrk's core", "holdfast is")
+    ]
     notes = []
     ours = next((each for each in all_figures if each.server.startswith("holdfast") and each.rounds), None)
     for figures in sorted(all_figures, key=_rate, reverse=True):
@@ -48,6 +50,7 @@ def _speed_row(figures: Figures, ours: Figures | None) -> Row:
         figures.server + (" (fixed answer)" if figures.reference else ""),
         f"{_rate(figures):,.0f}",
         f"±{100 * figures.spread():.1f} %" if len(figures.rounds) > 1 else "",
+        f"{figures.median('requests_per_cpu_s'):,.0f}",
         f"{1e3 * figures.median('p50_s'):.2f} ms",
         f"{1e3 * figures.median('p99_s'):.2f} ms",
         *(f"{100 * figures.median(name):.0f} %" for name in ("server_cpu", "server_core_busy", "client_core_busy")),
@@ -60,7 +63,7 @@ def _doubts(figures: Figures) -> list[str]:
     if figures.median("server_cpu") < BOTTLENECK:
         others = figures.median("server_core_busy") - figures.median("server_cpu")
         culprit = "others were busy there" if others > 0.5 * (1 - BOTTLENECK) else "wrk could not ask for more"
-        doubts.append(f"did not have its core to itself or to the full, {culprit}: not its limit")
+        doubts.append(f"used {figures.median('server_cpu'):.0%} of its core, {culprit}: this is not its limit")
     if figures.errors():
         doubts.append(", ".join(f"{kind} {count}" for kind, count in figures.errors().items()))
     return [f"  {figures.server}: {doubt}" for doubt in doubts]
@@ -81,7 +84,7 @@ def speed_object(scenario: Scenario, all_figures: Sequence[Figures]) -> dict[str
 def _figures_object(figures: Figures) -> dict[str, Any]:
     found = asdict(figures) | {"errors": figures.errors()}
     for name in (
-        ("requests_per_s", "p50_s", "p99_s", "server_cpu", "server_core_busy", "client_core_busy")
+        ("requests_per_s", "requests_per_cpu_s", "p50_s", "p99_s", "server_cpu", "server_core_busy", "client_core_busy")
         if figures.rounds
         else ()
     ):
