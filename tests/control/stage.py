@@ -168,6 +168,11 @@ class Scene:
         for listener in list(self.listeners):
             listener(event)
 
+    def burst(self, count: int, text: str = "number") -> None:
+        """Many events of more than 500 bytes in one turn."""
+        for number in range(count):
+            self.emit("log", f"{text} {number} " + "x" * 500)
+
     def begin(self, name: str, to: int) -> None:
         roll = RollStatus(from_=to - 1, to=to, verdict="running", reason="", seconds=0.0)
         self.change(name, state="rolling", last_roll=roll)
@@ -230,19 +235,26 @@ class Stage:
         self._read, self._write = os.pipe()
         self.reactor.add_reader(self._read, self._on_todo)
         self.server = ControlServer(listen(path), self.reactor, self.scene, allow=allow)
-        self._thread = threading.Thread(target=self.reactor.run)
+        self._thread = threading.Thread(target=self.reactor.run, daemon=True)
         self._thread.start()
 
-    def run(self, action: Callable[[], object]) -> None:
-        """Run `action` on the reactor's thread, and return when it has run."""
+    def run(self, *actions: Callable[[], object]) -> None:
+        """Do `actions` on the reactor's thread, in one turn, and return when they are done."""
         done = threading.Event()
-        self._todo += [lambda: (action(), None)[1], done.set]
+
+        def act() -> None:
+            try:
+                for action in actions:
+                    action()
+            finally:
+                done.set()
+
+        self._todo.append(act)
         os.write(self._write, b"x")
         assert done.wait(10), "the reactor is stuck"
 
     def close(self) -> None:
-        self.run(self.server.close)
-        self.run(self.reactor.stop)
+        self.run(self.server.close, self.reactor.stop)
         self._thread.join(10)
         self.reactor.close()
         os.close(self._read)
