@@ -46,6 +46,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 _OURS = (CONNECTION, TRANSFER_ENCODING)
 """Fields that an app may set but that we write: they speak about this connection, which is not the app's."""
 
+_PLAIN_TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -89,35 +91,55 @@ def _learn(name: bytes) -> tuple[bytes, int]:
     return entry
 
 
-class _Lines(NamedTuple):
+class Lines(NamedTuple):
     """A status and the app's fields, checked and rendered."""
 
-    lines: bytes
+    status: int
+    text: bytes
     declared: int | None  # the app's Content-Length
     seen: int  # which special fields the app has set
     closes: bool  # the app wants the connection closed
 
 
-_rendered: dict[tuple[int, tuple[tuple[bytes, bytes], ...]], _Lines] = {}
+_rendered: dict[object, Lines] = {}
 
 
-def _render(status: int, headers: Headers) -> _Lines:
-    """Status line and fields. Apps repeat themselves: what was rendered lately is found again by its content."""
-    key = (status, tuple(headers))
+def render(status: int, headers: Headers) -> Lines:
+    """Check and render what an ASGI app answers. Raises `AnswerError`.
+
+    Apps repeat themselves: what was rendered lately is found again by its content.
+    """
+    fields = tuple(headers)
+    key = (status, fields)
     try:
         known = _rendered.get(key)
-    except TypeError:  # pairs that are lists, values that are no bytes
-        return _render_fresh(status, key[1])
-    if known is None:
-        known = _render_fresh(status, key[1])
-        if len(known.lines) <= _RENDERED_SIZE:
-            if len(_rendered) >= _RENDERED_KEPT:
-                _rendered.clear()
-            _rendered[key] = known
-    return known
+    except TypeError:  # pairs that are lists, values that are no bytes: legal, but not to be found again
+        return _render(status, fields)
+    return known if known is not None else _keep(key, _render(status, fields))
 
 
-def _render_fresh(status: int, headers: Headers) -> _Lines:
+def render_text(status: str, headers: Iterable[tuple[str, str]]) -> Lines:
+    """The same for a WSGI app: a status with its reason (which is not used), and latin-1 text. Raises `AnswerError`."""
+    fields = tuple(headers)
+    key = (status, fields)
+    known = _rendered.get(key)
+    if known is not None:
+        return known
+    code = status[:3]
+    if not code.isdigit():
+        raise AnswerError(f"the status {status!r} does not begin with a number")
+    return _keep(key, _render(int(code), [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]))
+
+
+def _keep(key: object, lines: Lines) -> Lines:
+    if len(lines.text) <= _RENDERED_SIZE:
+        if len(_rendered) >= _RENDERED_KEPT:
+            _rendered.clear()
+        _rendered[key] = lines
+    return lines
+
+
+def _render(status: int, headers: Headers) -> Lines:
     parts = [_STATUS_LINES.get(status, b"")]
     declared: int | None = None
     seen = 0
@@ -132,14 +154,14 @@ def _render_fresh(status: int, headers: Headers) -> _Lines:
             if kind in _OURS or (kind == CONTENT_LENGTH and status == 204):
                 continue
         parts += (prefix, value, b"\r\n")
-    lines = b"".join(parts)
+    text = b"".join(parts)
     if not parts[0]:
         raise AnswerError(f"{status!r} is not a status that an answer can have")
     # Each field gave three pieces: every line break beyond one a field, and one for the status, is smuggled in.
     breaks = (len(parts) + 2) // 3
-    if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
+    if text.count(b"\n") != breaks or text.count(b"\r") != breaks or b"\0" in text:
         raise AnswerError("a header of the answer has a line break or NUL in it")
-    return _Lines(lines, declared, seen, closes)
+    return Lines(status, text, declared, seen, closes)
 
 
 def _length(value: bytes, seen: int) -> int:
@@ -166,9 +188,9 @@ class Answer:
         self.chunked: bool
         self.remaining: int | None  # what is still owed of a declared Content-Length
 
-    def whole(self, status: int, headers: Headers, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
+    def whole(self, lines: Lines, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
         """Head and complete body, joined; a large body stays apart, and is the second piece."""
-        lines, declared, seen, closes = _render(status, headers)
+        status, text, declared, seen, closes = lines
         if closes:
             self.keep = False
         size = len(body)
@@ -184,12 +206,12 @@ class Answer:
         self.status = status
         self.sent = size = len(body)
         if size < _JOINED:
-            return self._seal(lines, framing, seen, stamps, body), b""
-        return self._seal(lines, framing, seen, stamps, b""), body
+            return self._seal(text, framing, seen, stamps, body), b""
+        return self._seal(text, framing, seen, stamps, b""), body
 
-    def begin(self, status: int, headers: Headers, stamps: Stamps) -> bytes:
+    def begin(self, lines: Lines, stamps: Stamps) -> bytes:
         """The head of an answer whose body comes in pieces."""
-        lines, self.remaining, seen, closes = _render(status, headers)
+        status, text, self.remaining, seen, closes = lines
         if closes:
             self.keep = False
         self.chunked = False
@@ -204,7 +226,7 @@ class Answer:
                 self.chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
         self.status = status
-        return self._seal(lines, framing, seen, stamps, b"")
+        return self._seal(text, framing, seen, stamps, b"")
 
     def more(self, body: bytes) -> bytes:
         """One piece of the body."""
@@ -226,18 +248,18 @@ class Answer:
             raise AnswerError(f"the app declared {self.sent + self.remaining} bytes and answered {self.sent}")
         return LAST_CHUNK if self.chunked else b""
 
-    def _seal(self, lines: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
+    def _seal(self, text: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
         """Add our own lines to the app's, and a small body to both."""
         ours = stamps.both if seen < DATE else stamps.besides(seen)
         if self.keep:
             last = b"connection: keep-alive\r\n\r\n" if self.legacy else b"\r\n"
         else:
             last = b"connection: close\r\n\r\n"
-        return b"".join((lines, ours, framing, last, body))
+        return b"".join((text, ours, framing, last, body))
 
 
 def plain(status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False) -> bytes:
     """A complete answer of our own, as plain text."""
     answer = Answer("HEAD" if head_only else "GET", False, keep)
     body = f"{status} {_REASONS[status]}{': ' if text else ''}{text}\n".encode()
-    return b"".join(answer.whole(status, [(b"content-type", b"text/plain; charset=utf-8")], body, stamps))
+    return b"".join(answer.whole(render(status, _PLAIN_TEXT), body, stamps))

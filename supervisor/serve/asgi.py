@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
-from supervisor.serve.answer import Answer, AnswerError, Headers, plain
+from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS, decode_path, fields
 
@@ -74,13 +74,13 @@ class AsgiExchange(Answer):
     """One request, from its head to the end of the app's coroutine."""
 
     __slots__ = (
-        "_answer_head",
         "_body_done",
         "_bridge",
         "_changed",
         "_connection",
         "_gone",
         "_half_closed",
+        "_lines",
         "_path",
         "_phase",
         "_pieces",
@@ -112,7 +112,7 @@ class AsgiExchange(Answer):
         self._path = path
         self._query = query
         self._phase = WAITING
-        self._answer_head: tuple[int, Headers] = (0, ())
+        self._lines: Lines
         self._pieces: list[bytes] = []
         self._body_done = request.end_stream
         self._told = False  # the app has seen the end of the body
@@ -194,7 +194,7 @@ class AsgiExchange(Answer):
             while self._connection.write_paused and not self._gone:
                 await self._change()
         elif kind == "http.response.start" and phase is WAITING:
-            self._answer_head = (message["status"], message.get("headers", ()))
+            self._lines = render(message["status"], message.get("headers", ()))
             self._phase = STARTED
         else:
             raise RuntimeError(f"the app sent {kind!r} where the answer was {phase.name.lower()}")
@@ -238,7 +238,7 @@ class AsgiExchange(Answer):
 
     def _fail(self, failure: BaseException | None) -> None:
         """The app has ended without a whole answer, or raised after it."""
-        if self._gone and (failure is None or isinstance(failure, ClientDisconnectedError | asyncio.CancelledError)):
+        if self._gone and (failure is None or isinstance(failure, (ClientDisconnectedError, asyncio.CancelledError))):
             return
         raw = self.request.target
         if failure is None:
@@ -266,8 +266,7 @@ class AsgiExchange(Answer):
         service = connection.service
         if (service.draining or connection.body is not None) and connection.must_close(self):
             self.keep = False
-        status, headers = self._answer_head
-        first, second = self.whole(status, headers, body, service.stamps)
+        first, second = self.whole(self._lines, body, service.stamps)
         if second:
             connection.transport.writelines((first, second))
         else:
@@ -289,8 +288,7 @@ class AsgiExchange(Answer):
         connection = self._connection
         if connection.service.draining and connection.must_close(self):
             self.keep = False
-        status, headers = self._answer_head
-        head = self.begin(status, headers, connection.service.stamps)
+        head = self.begin(self._lines, connection.service.stamps)
         self._phase = BODY
         return head
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from supervisor.serve.head import METHODS, PERCENT, fields
+from supervisor.serve.head import PERCENT, fields
 
 if TYPE_CHECKING:
     from zttp import Request
@@ -35,43 +35,40 @@ def _learn(name: bytes) -> str:
     return known
 
 
-def template(*, scheme: str, multithread: bool, multiprocess: bool) -> Environ:
-    """The part that all requests of a worker have in common; `wsgi.errors` is added by whoever knows stderr."""
+def template(*, server: tuple[str, int | None] | None, multithread: bool, multiprocess: bool) -> Environ:
+    """The part that all requests to one address have in common. `wsgi.errors` is for the caller to add."""
+    name, port = server or ("localhost", None)
+    if port is None:  # a Unix socket; both variables must be there, and say something
+        name, port = "localhost", 80
     return {
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scheme,
+        "wsgi.url_scheme": "http",
         "wsgi.multithread": multithread,
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": "holdfast",
+        "SERVER_NAME": name,
+        "SERVER_PORT": str(port),
+        "SERVER_PROTOCOL": "HTTP/1.1",
         "SCRIPT_NAME": "",
+        "REMOTE_ADDR": "",
     }
 
 
 def fill(
-    environ: Environ,
-    request: Request,
-    target: tuple[bytes, bytes],
-    client: tuple[str, int] | None,
-    server: tuple[str, int | None] | None,
+    environ: Environ, request: Request, method: str, target: tuple[bytes, bytes], client: tuple[str, int] | None
 ) -> None:
     """Add one request to a copy of the template. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
     path, query = target
-    name, port = server or ("localhost", None)
-    if port is None:
-        name, port = "localhost", 80
-    environ["REQUEST_METHOD"] = METHODS.get(request.method) or request.method.decode("ascii")
+    environ["REQUEST_METHOD"] = method
     environ["PATH_INFO"] = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
     environ["QUERY_STRING"] = query.decode("latin-1")
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
-    environ["SERVER_NAME"] = name
-    environ["SERVER_PORT"] = str(port)
-    environ["SERVER_PROTOCOL"] = "HTTP/1.0" if request.http_version == b"1.0" else "HTTP/1.1"
-    if client is None:
-        environ["REMOTE_ADDR"] = ""
-    else:
+    if request.http_version == b"1.0":
+        environ["SERVER_PROTOCOL"] = "HTTP/1.0"
+    if client is not None:
         environ["REMOTE_ADDR"] = client[0]
         environ["REMOTE_PORT"] = str(client[1])
     known = _names
@@ -79,11 +76,10 @@ def fill(
         variable = known.get(field)
         if variable is None:
             variable = _learn(field)
-        text = value.decode("latin-1")
         if variable in environ:
-            text = f"{environ[variable]}{'; ' if variable == 'HTTP_COOKIE' else ','}{text}"
-        environ[variable] = text
-    environ.pop("", None)
+            environ[variable] += ("; " if variable == "HTTP_COOKIE" else ",") + value.decode("latin-1")
+        elif variable:
+            environ[variable] = value.decode("latin-1")
 
 
 def set_length(environ: Environ, length: int) -> None:

@@ -80,7 +80,7 @@ def judge(request: Request) -> Target | Refusal | None:
     if (
         target[0] == SLASH
         and request.http_version == b"1.1"
-        and (request.end_stream or request.headers.get(b"transfer-encoding") is None)  # type: ignore[union-attr]
+        and (request.end_stream or _is_sized(fields(request)))
         and request.method in METHODS
         and target.isascii()
         and HASH not in target
@@ -88,6 +88,10 @@ def judge(request: Request) -> Target | Refusal | None:
     ):
         return None
     return _judge_unusual(request)
+
+
+def _is_sized(headers: HeaderBlock) -> bool:
+    return headers.get(b"transfer-encoding") is None and len(headers.getall(b"content-length")) == 1
 
 
 def _judge_unusual(request: Request) -> Target | Refusal | None:
@@ -107,6 +111,8 @@ def _judge_unusual(request: Request) -> Target | Refusal | None:
 
 
 def _judge_framing(request: Request, headers: HeaderBlock) -> Refusal | None:
+    if len(headers.getall(b"content-length")) > 1:
+        return Refusal(400, "more than one Content-Length")
     codings = headers.getall(b"transfer-encoding")
     if not codings:
         return None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
-from supervisor.serve.answer import Answer, AnswerError, plain
+from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render_text
 from supervisor.serve.body import SizedBody
 from supervisor.serve.environ import Environ, fill, set_length, template
 from supervisor.serve.faults import ClientDisconnectedError, complain
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
 Write = Callable[[bytes], None]
 App = Callable[[Environ, Callable[..., Write]], Iterable[bytes]]
 
-_names: dict[str, bytes] = {}
-
-
-def _encode_name(name: str) -> bytes:
-    if len(_names) >= 1024:
-        _names.clear()
-    encoded = _names[name] = name.encode("latin-1")
-    return encoded
-
 
 class WsgiBridge:
     """What all requests to one WSGI app share."""
@@ -53,7 +44,7 @@ class WsgiBridge:
         self.service = service
         self.inline = settings.threads == 1
         self.pool = Pool(settings.threads, service.loop, settings.name)
-        self.template = template(scheme="http", multithread=not self.inline, multiprocess=settings.workers != 1)
+        self._templates: dict[object, Environ] = {}
         self.live: set[WsgiExchange] = set()  # submitted and not over
         self.open = functools.partial(WsgiExchange, self)
 
@@ -64,6 +55,17 @@ class WsgiBridge:
             exchange.run()
         else:
             self.pool.submit(exchange)
+
+    def environ_at(self, server: tuple[str, int | None] | None) -> Environ:
+        """What all requests to one address have in common, for the caller to keep."""
+        known = self._templates.get(server)
+        if known is None:
+            multiprocess = self.service.settings.workers != 1
+            known = template(server=server, multithread=not self.inline, multiprocess=multiprocess)
+            known["wsgi.errors"] = sys.stderr
+            if len(self._templates) < 256:
+                self._templates[server] = known
+        return known.copy()
 
     def is_running(self) -> bool:
         """Whether app code is running or waits for a thread."""
@@ -88,9 +90,9 @@ class WsgiExchange(Answer):
         "_ended",
         "_gathered",
         "_gone",
-        "_head",
         "_iterator",
         "_left",
+        "_lines",
         "_put_bytes",
         "_result",
         "_room",
@@ -122,7 +124,7 @@ class WsgiExchange(Answer):
         self._bridge = bridge
         self._connection = connection
         self._target = (path, query)
-        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._lines: Lines | None = None
         self._complete = False  # the last byte of the answer was rendered
         self._gone = False
         self._ended = True  # no app code is running or will
@@ -285,10 +287,9 @@ class WsgiExchange(Answer):
             bridge.pool.post(self, None, True)
 
     def _environ(self) -> Environ:
-        environ = self._bridge.template.copy()
         connection = self._connection
-        fill(environ, self.request, self._target, connection.client, connection.server)
-        environ["wsgi.errors"] = sys.stderr
+        environ = self._bridge.environ_at(connection.server)
+        fill(environ, self.request, self.method, self._target, connection.client)
         if self._upload is not None:
             environ["wsgi.input"] = io.BufferedReader(self._upload, 65536)
         elif self._gathered is not None:
@@ -305,16 +306,15 @@ class WsgiExchange(Answer):
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # PEP 3333: no circular reference
-        elif self._head is not None:
+        elif self._lines is not None:
             raise AnswerError("the app called start_response twice")
-        encoded = [(_names.get(name) or _encode_name(name), value.encode("latin-1")) for name, value in headers]
-        self._head = (int(status[:3]), encoded)
+        self._lines = render_text(status, headers)
         return self._write
 
     def _answer(self) -> Iterator[bytes] | None:
         """Send a result that is complete, or return the iterator of one that is not."""
         result = self._result
-        if isinstance(result, list | tuple):
+        if isinstance(result, (list, tuple)):
             body = result[0] if len(result) == 1 else b"".join(result)
             if not self.status:
                 self._whole(body)
@@ -323,21 +323,20 @@ class WsgiExchange(Answer):
         return iter(result)
 
     def _whole(self, body: bytes) -> None:
-        status, headers = self._started()
-        first, second = self.whole(status, headers, body, self._connection.service.stamps)
+        first, second = self.whole(self._started(), body, self._connection.service.stamps)
         self._complete = True
         if second:
             self._put(first, False)
         self._put(second or first, True)
 
-    def _started(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+    def _started(self) -> Lines:
         """Status and headers, and the last moment to decide whether the connection lives on."""
-        if self._head is None:
+        if self._lines is None:
             raise AnswerError("the app answered without calling start_response")
         connection = self._connection
         if (connection.service.draining or connection.body is not None) and connection.must_close(self):
             self.keep = False
-        return self._head
+        return self._lines
 
     def _write(self, chunk: bytes) -> None:
         """Send a piece of the body; also the `write` of `start_response`."""
@@ -346,8 +345,7 @@ class WsgiExchange(Answer):
         if self.status:
             data = self.more(chunk)
         else:
-            status, headers = self._started()
-            data = self.begin(status, headers, self._connection.service.stamps) + self.more(chunk)
+            data = self.begin(self._started(), self._connection.service.stamps) + self.more(chunk)
         if not self._complete:
             self._complete = self.bodyless or self.remaining == 0
             self._put(data, self._complete)
