@@ -90,9 +90,11 @@ class Sink:
                 self._chunk = self._chunk[self._write(self._chunk) :]
             except BlockingIOError:
                 return False
-            except OSError as error:  # a full disk, a reader that went away: later lines may fare better
-                self._count_dropped(self._told or self._chunk.count(b"\n"), f"{self.name}: {error.strerror}")
-                self._chunk = b""
+            except OSError as error:  # a full disk, a reader that went away: what waits is lost, later lines may not be
+                lost = (self._told or self._chunk.count(b"\n")) + len(self._lines)
+                self._count_dropped(lost, f"{self.name}: {error.strerror}")
+                self._chunk, self._waiting = b"", 0
+                self._lines.clear()
         return True
 
     def _take_chunk(self) -> bool:
