@@ -31,6 +31,7 @@ _COLOURS = {
     "failed": "red",
     "stopped": "dim",
 }
+_FIRST = "  WORKER"
 _GAP = 2  # columns between two cells
 
 
@@ -61,21 +62,20 @@ _COLUMNS = (
 
 def master_line(status: Status) -> Text:
     """Who answers."""
-    text = Text(f"holdfast {escape(status.version)}, pid {status.pid}, up {duration(status.uptime_s)}, ", style="dim")
+    text = Text(f"holdfast {escape(status.version)}, pid {status.pid}, up {duration(status.uptime_s)}, ")
     return text.append(status.state, _COLOURS.get(status.state, ""))
 
 
 def app_line(name: str, app: AppStatus) -> Text:
     """One app in one line; its last roll, if there was one, at the end."""
     there, slots = ready(app)
-    line = Text(escape(name), style="bold").append("  ")
-    line.append(app.state, _COLOURS.get(app.state, ""))
+    line = Text().append(escape(name), "bold").append("  ").append(app.state, _COLOURS.get(app.state, ""))
     facts = [f"generation {app.generation}", " ".join(map(escape, app.bind)), f"{there}/{slots} ready"]
     facts += [_count(app.totals.requests, "request"), _count(app.totals.restarts, "restart")]
     facts += [f"{app.totals.shed} shed"] if app.totals.shed else []
-    line.append("  " + "  ".join(facts), "not bold")
+    line.append("  " + "  ".join(facts))
     if app.totals.lost:
-        line.append(f"  {app.totals.lost} lost", "not bold red")
+        line.append(f"  {app.totals.lost} lost", "red")
     if app.last_roll:
         line.append("  ").append_text(_roll(app.last_roll))
     return line
@@ -85,9 +85,9 @@ def worker_table(name: str, workers: Iterable[WorkerStatus], width: int) -> Tabl
     """One line a worker, no wider than `width` columns if that can be."""
     rows = [(f"{escape(name)}:{worker.slot}", worker) for worker in workers]
     cells = {column: [_cell(column, worker) for _, worker in rows] for column in _COLUMNS}
-    columns = _fitting(cells, width - 2 - max((len(target) for target, _ in rows), default=0))
+    columns = _fitting(cells, width - max(len(text) for text in [_FIRST, *("  " + target for target, _ in rows)]))
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim", show_edge=False)
-    table.add_column("  WORKER", no_wrap=True)
+    table.add_column(_FIRST, no_wrap=True)
     for column in columns:
         table.add_column(column.title, no_wrap=True, justify="left" if column.title == "STATE" else "right")
     for number, (target, worker) in enumerate(rows):
@@ -124,9 +124,9 @@ def _cell(column: Column, worker: WorkerStatus) -> str:
 
 def _roll(roll: RollStatus) -> Text:
     if roll.verdict == "running":
-        return Text(f"roll {roll.from_} to {roll.to} under way for {roll.seconds:.1f}s", "not bold cyan")
+        return Text(f"roll {roll.from_} to {roll.to} under way for {roll.seconds:.1f}s", "cyan")
     verdict = roll.verdict.replace("_", " ")
-    text = Text(f"roll {roll.from_} to {roll.to} ", "not bold").append(verdict, _COLOURS[verdict])
+    text = Text(f"roll {roll.from_} to {roll.to} ").append(verdict, _COLOURS[verdict])
     text.append(f" after {roll.seconds:.1f}s" if verdict == "rolled back" else f" in {roll.seconds:.1f}s")
     return text.append(f": {escape(roll.reason)}") if roll.reason else text
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.control.holdfastctl import CTL, Ctl, Done, environment
 from tests.control.stage import Stage, stage
 
 StartMaster = Callable[..., "subprocess.Popen[str]"]
@@ -43,6 +44,16 @@ def start_master(path: str) -> Iterator[StartMaster]:
             return process
 
         yield start
+
+
+@pytest.fixture
+def ctl(path: str, tmp_path: Path) -> Ctl:
+    def run(*words: str, given: str = "") -> Done:
+        env = environment(XDG_STATE_HOME=str(tmp_path / "state"))
+        command = [*CTL, "-s", path, *words]
+        return subprocess.run(command, input=given, capture_output=True, text=True, timeout=30, env=env)
+
+    return run
 
 
 def _root() -> str:

@@ -72,6 +72,7 @@ class Scene:
         self.next_pid = 3000
         self.on_shutdown: Callable[[], None] = lambda: None
         self.plot: Callable[[str, int], None] = self.commit
+        self.boot: Callable[[str], None] = self.come_up
 
     def status(self) -> Status:
         state: Any = "stopping" if self.stopping else "running"
@@ -94,7 +95,7 @@ class Scene:
         if self.apps[name].state != "stopped":
             raise RefusedError(f"{name} is running already")
         self.change(name, state="starting")
-        self.later(0.15, lambda: self.become(name, app(len(self.apps[name].workers), first_pid=self.pids())))
+        self.boot(name)
 
     def stop(self, target: str) -> None:
         self.calls.append(("stop", target))
@@ -185,6 +186,19 @@ class Scene:
         self.change(name, state="running", generation=kept, last_roll=roll)
         fields = {"from": to - 1, "to": to, "seconds": 0.5, "reason": reason} | more
         self.emit(event, reason or "every worker is new", name, **fields)
+
+    def come_up(self, name: str) -> None:
+        self.later(0.15, lambda: self.become(name, app(len(self.apps[name].workers), first_pid=self.pids())))
+
+    def fail_to_start(self, name: str) -> None:
+        def fail() -> None:
+            self.change(name, state="failed")
+            self.emit("app.failed", "every worker dies: ModuleNotFoundError: nope", name, level="error")
+
+        self.later(0.15, fail)
+
+    def never_start(self, name: str) -> None:
+        pass
 
     def commit(self, name: str, to: int) -> None:
         """A good release: begun at once, a step a worker, then committed."""
@@ -290,7 +304,7 @@ def main(path: str, plot: str = "commit") -> None:
 
     reactor = Reactor(crash)
     scene = Scene(reactor)
-    scene.plot = getattr(scene, plot)
+    setattr(scene, "boot" if plot.endswith("start") else "plot", getattr(scene, plot))
     listener = listen(path)
     server = ControlServer(listener, reactor, scene)
 

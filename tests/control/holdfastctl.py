@@ -1,0 +1,46 @@
+"""holdfastctl in a process of its own, in a pipe or on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+CTL = [sys.executable, "-c", "import sys; from supervisor.control.ctl import main; sys.exit(main())"]
+INTERRUPT, END = b"\x03", b"\x04"  # Ctrl-C and Ctrl-D
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+Done = subprocess.CompletedProcess[str]
+Ctl = Callable[..., Done]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return kept | {"TERM": "xterm-256color"} | more
+
+
+def on_terminal(command: list[str], typed: str = "", **env: str) -> tuple[int, str]:
+    """Run in a pseudo-terminal 120 columns wide, typing a line at each prompt; the exit code and what appeared."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe(command[0], command, environment(COLUMNS="120", **env))
+    seen = bytearray()
+    keys = [line + (b"" if line in (INTERRUPT, END) else b"\n") for line in typed.encode().splitlines()]
+    answered = 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:  # EIO: the other side is closed
+                break
+        if keys and seen.count(b"holdfast> ") > answered:
+            answered += 1
+            os.write(terminal, keys.pop(0))
+    os.close(terminal)
+    _, code = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(code), seen.decode()

@@ -1,0 +1,360 @@
+"""holdfastctl as people run it: a process of its own, in a pipe and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor.control.client import ControlClient
+from tests.control.conftest import StartMaster
+from tests.control.holdfastctl import ANSI, CTL, Ctl, environment, on_terminal
+
+# What is there
+
+
+def test_status_in_a_pipe_is_plain_and_aligned(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("status")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert lines[0].startswith("holdfast 0.1.0, pid ")
+    assert lines[1].startswith("web  running  generation 1  127.0.0.1:8000  2/2 ready")
+    assert [line.split()[0] for line in lines[3:5]] == ["web:1", "web:2"]
+    assert lines[5].startswith("api  stopped")
+
+
+def test_status_on_a_terminal_is_coloured(start_master: StartMaster, path: str) -> None:
+    start_master()
+    code, seen = on_terminal([*CTL, "-s", path, "status"])
+    assert code == 0
+    assert "\x1b[32mrunning" in seen
+    assert "web:1" in ANSI.sub("", seen)
+
+
+def test_no_color_is_respected_on_a_terminal(start_master: StartMaster, path: str) -> None:
+    start_master()
+    _, seen = on_terminal([*CTL, "-s", path, "status"], NO_COLOR="1")
+    assert "running" in seen
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", seen)
+
+
+@pytest.mark.parametrize(
+    ("targets", "code"),
+    [(["web"], 0), (["web:2"], 0), (["api"], 3), (["api:1"], 3), (["web", "api"], 3), (["all"], 3), (["wbe"], 1)],
+)
+def test_status_of_a_target_tells_by_its_exit_code(
+    start_master: StartMaster, ctl: Ctl, targets: list[str], code: int
+) -> None:
+    start_master()
+    done = ctl("status", *targets)
+    assert done.returncode == code
+    assert (done.stderr == "") == (code != 1)
+
+
+def test_status_of_one_worker_shows_that_one(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    assert re.findall(r"\w+:\d ", ctl("status", "web:2").stdout) == ["web:2 "]
+    shown = json.loads(ctl("--json", "status", "web:2").stdout)
+    assert [worker["slot"] for worker in shown["apps"]["web"]["workers"]] == [2]
+
+
+def test_an_unknown_name_is_one_line_that_names_the_known_ones(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    assert ctl("status", "wbe").stderr == "holdfastctl: no app called 'wbe'; there is web, api\n"
+    assert ctl("pid", "web:7").stderr == "holdfastctl: web has no worker 7; it has 1, 2\n"
+
+
+def test_pid_prints_the_masters_or_the_workers(start_master: StartMaster, ctl: Ctl) -> None:
+    master = start_master()
+    assert ctl("pid").stdout == f"{master.pid}\n"
+    assert ctl("pid", "web").stdout == "1001\n1002\n"
+    assert ctl("pid", "web:2").stdout == "1002\n"
+    stopped = ctl("pid", "api")
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert "holdfastctl start api" in stopped.stderr
+
+
+def test_version_is_the_masters(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    assert ctl("version").stdout == "0.1.0\n"
+
+
+# Changes
+
+
+def test_start_waits_until_it_serves(start_master: StartMaster, ctl: Ctl, path: str) -> None:
+    start_master()
+    done = ctl("start", "api")
+    assert done.returncode == 0
+    assert re.fullmatch(r"api: started: 1 worker is ready \(\d+\.\d s\)\n", done.stdout)
+    assert ControlClient(path).status().apps["api"].state == "running"
+
+
+def test_start_of_what_runs_is_refused(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("start", "web")
+    assert (done.returncode, done.stderr) == (1, "holdfastctl: web is running already\n")
+
+
+def test_stop_waits_until_nothing_is_left(start_master: StartMaster, ctl: Ctl, path: str) -> None:
+    start_master()
+    assert re.fullmatch(r"web:1: stopped \(.*\)\n", ctl("stop", "web:1").stdout)
+    assert re.fullmatch(r"web: stopped \(.*\)\n", ctl("stop", "web").stdout)
+    assert ControlClient(path).status().apps["web"].state == "stopped"
+
+
+def test_restart_waits_for_new_processes(start_master: StartMaster, ctl: Ctl, path: str) -> None:
+    start_master()
+    assert ctl("restart", "web").stdout.startswith("web: restarted: 2 workers are ready (")
+    assert {worker.pid for worker in ControlClient(path).status().apps["web"].workers}.isdisjoint({1001, 1002})
+
+
+def test_a_start_that_fails_says_why(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("fail_to_start")
+    done = ctl("start", "api")
+    assert done.returncode == 1
+    assert "api: could not be started" in done.stderr
+    assert "ModuleNotFoundError: nope" in done.stderr
+
+
+def test_waiting_can_be_bounded(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("never_start")
+    done = ctl("start", "api", "--timeout", "0.3")
+    assert done.returncode == 1
+    assert "start is not done yet (starting, 0 of 1 workers ready)" in done.stderr
+
+
+def test_a_master_that_dies_meanwhile_ends_the_waiting(start_master: StartMaster, ctl: Ctl, path: str) -> None:
+    master = start_master("never_start")
+    waiting = subprocess.Popen([*CTL, "-s", path, "start", "api"], stderr=subprocess.PIPE, text=True)
+    _until(lambda: ControlClient(path).status().apps["api"].state == "starting")
+    master.kill()
+    _, complaint = waiting.communicate(timeout=20)
+    assert waiting.returncode == 4
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(("workers", "count"), [("5", 5), ("+1", 3), ("-1", 1)])
+def test_scale_takes_numbers_and_differences(start_master: StartMaster, ctl: Ctl, workers: str, count: int) -> None:
+    start_master()
+    done = ctl("scale", "web", workers)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{count} worker" in done.stdout
+
+
+@pytest.mark.parametrize("workers", ["many", "+-1", "--1", "1.5", "+"])
+def test_scale_by_nonsense_is_a_usage_error(start_master: StartMaster, ctl: Ctl, workers: str) -> None:
+    start_master()
+    assert ctl("scale", "web", workers).returncode == 2
+
+
+def test_signal_tells_whom_it_reached(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    assert ctl("signal", "USR1", "web").stdout == "web: USR1 sent to pid 1001, 1002\n"
+
+
+def test_shutdown_waits_until_the_master_is_gone(start_master: StartMaster, ctl: Ctl) -> None:
+    master = start_master()
+    done = ctl("shutdown")
+    assert done.returncode == 0
+    assert f"(pid {master.pid}) has stopped" in done.stdout
+    assert master.wait(5) == 0
+    assert ctl("status").returncode == 4
+
+
+# Rolls
+
+
+def test_reload_shows_each_step_and_the_end(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("reload", "web")
+    assert done.returncode == 0
+    assert [re.sub(r"\d+\.\d", "N", line) for line in done.stdout.splitlines()] == [
+        "web: generation 2 is on its way (from 1)",
+        "web: worker 1 replaced (1 of 2) (N s)",
+        "web: worker 2 replaced (2 of 2) (N s)",
+        "web: generation 2 committed in N s",
+    ]
+
+
+def test_reload_on_a_terminal_turns_and_says_the_same(start_master: StartMaster, path: str) -> None:
+    start_master()
+    code, seen = on_terminal([*CTL, "-s", path, "reload"])
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
+    assert code == 0
+    assert "web: worker 2 replaced (2 of 2)" in plain
+    assert "web: generation 2 committed" in plain
+    assert "\x1b[?25l" in seen, "a spinner hides the cursor"
+
+
+def test_a_rolled_back_reload_is_exit_1_with_the_releases_own_words(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("roll_back")
+    done = ctl("reload", "web")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "    ModuleNotFoundError: nope" in lines
+    assert '      File "app.py", line 1' in lines
+    assert lines[-1].startswith("web: generation 2 rolled back after 0.5 s: the app can't be imported")
+
+
+def test_a_superseded_reload_is_followed(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("supersede")
+    done = ctl("reload", "web")
+    assert done.returncode == 0
+    assert "superseded by generation 3" in done.stdout
+    assert "generation 3 committed" in done.stdout
+
+
+def test_a_reload_nobody_hears_of_is_found_in_the_status(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("deaf")
+    done = ctl("reload", "web")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "web: generation 2 committed in 0.5 s"
+
+
+def test_reload_without_waiting_says_where_to_look(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("endless")
+    done = ctl("reload", "web", "--no-wait")
+    assert done.returncode == 0
+    assert done.stdout == "web: generation 2 is on its way; `holdfastctl status web` tells how it went\n"
+
+
+def test_ctrl_c_leaves_the_roll_running_and_says_so(start_master: StartMaster, path: str) -> None:
+    start_master("endless")
+    command = [*CTL, "-s", path, "reload", "web"]
+    waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert "on its way" in waiting.stdout.readline()
+    waiting.send_signal(signal.SIGINT)
+    _, complaint = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert complaint == "holdfastctl: the roll goes on without you; `holdfastctl status web` tells how it went\n"
+    roll = ControlClient(path).status().apps["web"].last_roll
+    assert roll is not None
+    assert roll.verdict == "running"
+
+
+def test_reload_of_an_unknown_app_is_refused(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    assert ctl("reload", "wbe").returncode == 1
+
+
+# Events
+
+
+def test_events_are_lines_like_the_logs(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    ctl("reload", "web")
+    lines = ctl("events").stdout.splitlines()
+    assert len(lines) == 4
+    assert re.search(r" info +web:1 .* roll\.step +worker 1 replaced", lines[1])
+
+
+def test_events_follow_until_the_master_ends(start_master: StartMaster, path: str) -> None:
+    master = start_master()
+    command = [*CTL, "-s", path, "--json", "events", "-f"]
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out = following.stdout
+    assert out is not None
+    _until(lambda: ControlClient(path).reload(["web"]) and select.select([out], [], [], 0.2)[0])
+    first = json.loads(out.readline())
+    assert (first["event"], first["app"]) == ("roll.started", "web")
+    master.terminate()
+    _, complaint = following.communicate(timeout=20)
+    assert following.returncode == 4
+    assert "ended the stream" in complaint
+
+
+def test_a_reader_that_has_seen_enough_ends_events_quietly(start_master: StartMaster, path: str, ctl: Ctl) -> None:
+    start_master()
+    ctl("reload", "web")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*CTL, "-s", path, "events"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=20)
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+# Errors and JSON
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nonsense"], ["start"], ["start", "a", "b"], ["status", "--wrong"], ["start", "a", "--timeout", "x"], ["top"]],
+)
+def test_a_command_line_that_cannot_be_meant_is_exit_2_in_a_line(ctl: Ctl, words: list[str]) -> None:
+    done = ctl(*words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("holdfastctl: ")
+
+
+@pytest.mark.parametrize("command", ["status", "version", "pid", "reload", "events", "shutdown", "start web"])
+def test_without_a_master_every_command_is_exit_4_in_a_line(ctl: Ctl, command: str) -> None:
+    done = ctl(*command.split())
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "holdfast run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "status web", "pid", "pid web", "version", "start api", "stop web", "restart web", "reload"),
+        *("reload web --no-wait", "scale web 3", "signal USR1 web", "shutdown"),
+    ],
+)
+def test_every_command_speaks_json_in_one_object(start_master: StartMaster, ctl: Ctl, command: str) -> None:
+    start_master()
+    done = ctl("--json", *command.split())
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_json_of_a_roll_back_has_it_all(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("roll_back")
+    done = ctl("--json", "reload", "web")
+    told: dict[str, Any] = json.loads(done.stdout)["apps"]["web"]
+    assert done.returncode == 1
+    assert told["verdict"] == "rolled_back"
+    assert told["output"][-1] == "ModuleNotFoundError: nope"
+
+
+def test_json_errors_are_objects_on_stderr(ctl: Ctl) -> None:
+    done = ctl("--json", "status")
+    assert done.stdout == ""
+    assert "no master" in json.loads(done.stderr)["error"]
+
+
+def test_help_lists_what_exists_and_nothing_else(ctl: Ctl) -> None:
+    told = ctl("--help").stdout
+    listed = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], re.MULTILINE)
+    assert listed == [
+        *("events", "pid", "reload", "restart", "scale", "shutdown", "signal", "start", "status", "stop", "version"),
+    ]
+
+
+def test_the_socket_may_come_from_the_environment(start_master: StartMaster, path: str) -> None:
+    start_master()
+    env = environment(HOLDFAST_CONTROL=path)
+    done = subprocess.run([*CTL, "version"], capture_output=True, text=True, timeout=20, env=env)
+    assert done.stdout == "0.1.0\n"
+
+
+def _until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
