@@ -382,7 +382,7 @@ def test_opening_a_numeric_address_loads_no_codec() -> None:
 def test_the_kernel_room_imports_nothing_heavy() -> None:
     script = (
         "import json, sys, supervisor.kernel.instance, supervisor.kernel.process, supervisor.kernel.reactor, "
-        "supervisor.kernel.board, supervisor.kernel.channel; heavy = ['asyncio', 'logging', 'ctypes', 'dataclasses', "
+        "supervisor.kernel.board, supervisor.kernel.channel; heavy = ['asyncio', 'logging', 'ctypes', "
         "'hashlib', 'psutil', 'subprocess', 'tempfile']; "
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )

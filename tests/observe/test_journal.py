@@ -14,6 +14,7 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.messages.events import Event
 from supervisor.observe.journal import MAX_LISTENERS, RECENT, Journal
 from supervisor.observe.sink import Sink
+from tests.kernel.conftest import in_python
 from tests.observe.test_sink import read_available
 
 
@@ -190,3 +191,12 @@ def test_after_closing_events_are_still_remembered(text: Stage) -> None:
     text.journal.close()
     text.journal.event("log", "late")
     assert [event.text for event in text.journal.recent()] == ["late"]
+
+
+def test_the_room_imports_nothing_heavy() -> None:
+    script = (
+        "import json, sys, supervisor.observe.journal, supervisor.observe.metrics, supervisor.observe.output; "
+        "heavy = ['asyncio', 'logging', 'hashlib', 'psutil', 'prometheus_client', 'rich', 'click', 'subprocess']; "
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+    assert in_python(script) == []
