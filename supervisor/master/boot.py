@@ -5,7 +5,9 @@ The command hands over by exec so that nothing it needed (click, help texts) sta
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -16,6 +18,7 @@ from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.errors import ProtocolError, UserError
 from supervisor.kernel.files import read_settings
+from supervisor.kernel.notify import listen_fds
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.master import Master, on_error
 from supervisor.observe.journal import Journal
@@ -24,6 +27,8 @@ from supervisor.observe.sink import Sink
 
 def exec_master(source: Source) -> NoReturn:
     """Become the master: same pid, fresh interpreter, `source` in a memfd that crosses the exec."""
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # until the master can take them, which most would not survive
     record = os.memfd_create("holdfast-source", 0)
     os.write(record, msgspec.msgpack.encode(source))
     os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.master", str(record)])  # noqa: S606  # no shell on purpose
@@ -39,8 +44,18 @@ def resume(record: int) -> int:
     return run_master(load(source, read_settings(source.path)), source)
 
 
+def _keep_descriptors_to_ourselves() -> None:
+    """What we were handed, by intent or by accident, crosses no further exec unless it is named there."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+
+
 def run_master(settings: Settings, source: Source | None) -> int:
     """Run a master in this process, on this (the main) thread, until it is told to stop. Returns the exit code."""
+    listen_fds()  # systemd's variables are for us alone, whether the settings name its sockets or not
+    _keep_descriptors_to_ourselves()
     title = setproctitle.getproctitle()
     setproctitle.setproctitle("holdfast: master")
     reactor = Reactor(lambda error: on_error(journal, error))

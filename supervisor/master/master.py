@@ -58,12 +58,12 @@ class Master:
         """Serve until told to stop. Raises `SurroundingsError` when it can't begin; then nothing is left behind."""
         with contextlib.ExitStack() as opened:
             opened.callback(self._end_everything)
+            self._watch_signals()
             become_subreaper()
             self._claim_control(opened)
             for app in self._apps.values():
                 app.open()
             self._write_pidfile(opened)
-            self._watch_signals()
             self._tell_started()
             for app in self._apps.values():
                 app.start()

@@ -143,6 +143,8 @@ def _attend(channel: Channel, release: Release) -> Seat | None:
 
 def _fork_twice() -> int:
     """0 in the new worker; in the spawner the worker's pid. Raises OSError when the kernel refuses either fork."""
+    sys.stdout.flush()  # or each worker would print what still waits in the buffers
+    sys.stderr.flush()
     read, write = os.pipe()
     middle = os.fork()
     if middle == 0:

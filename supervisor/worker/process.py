@@ -101,6 +101,7 @@ class Worker:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._row = open_row(seat.board, seat.row)
+        os.close(seat.board)  # the other rows are nobody's business here
         self._row[Cell.PID] = os.getpid()
         guard_standard_streams(self._row)
         faulthandler.enable()
