@@ -6,8 +6,6 @@ Every command waits until what it asked for holds, says so in a line, and speaks
 
 from __future__ import annotations
 
-import os
-import select as polling
 import time
 from collections.abc import Sequence
 
@@ -17,11 +15,11 @@ import msgspec
 from supervisor.control import tables
 from supervisor.control.client import ControlClient
 from supervisor.control.discovery import find_socket
-from supervisor.control.patience import INTERRUPTED, POLL, change, follow
 from supervisor.control.rolls import RollWatch, as_object
 from supervisor.control.shell import Shell
 from supervisor.control.targets import are_running, pids, select
 from supervisor.control.terminal import Terminal
+from supervisor.control.waiting import INTERRUPTED, change, follow, stop_master
 from supervisor.errors import NoMasterError, RefusedError, UsageError, UserError
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
@@ -211,14 +209,11 @@ def shutdown(session: Session) -> int:
     began = time.monotonic()
     client = session.client
     master = client.status().pid
-    process = _pidfd(client.process())
-    client.shutdown()
-    with session.terminal.progress("requests under way are finished"):
-        while client.is_answering():
-            time.sleep(POLL)
-        if process is not None:
-            polling.select([process], [], [])
-            os.close(process)
+    try:
+        stop_master(client, session.terminal)
+    except KeyboardInterrupt:
+        session.terminal.complain(f"the master (pid {master}) goes on stopping without you")
+        return INTERRUPTED
     seconds = time.monotonic() - began
     if session.terminal.as_json:
         session.terminal.json({"pid": master, "seconds": round(seconds, 3)})
@@ -273,14 +268,6 @@ def _begun(terminal: Terminal, targets: dict[str, int]) -> None:
 
 def _show_event(terminal: Terminal, event: Event) -> None:
     terminal.raw(render_json(event).decode() if terminal.as_json else render_text(event, colour=terminal.has_colour))
-
-
-def _pidfd(process: int | None) -> int | None:
-    """A descriptor that becomes readable when the process ends (pidfd_open(2)); None if it can't be watched."""
-    try:
-        return None if process is None else os.pidfd_open(process)
-    except OSError:
-        return None
 
 
 def _shell(session: Session) -> int:

@@ -1,61 +1,175 @@
-"""Has a command come true? What an app was before it and what it is now, judged: done, failed, or not yet. Pure.
+"""Commands that wait: give the command, watch until it holds, tell each thing as it happens.
 
-Invariant: the judgement needs nothing but two snapshots, so a lost event or a slow reader can't make it wrong.
+Invariant: whoever stops waiting (a deadline, Ctrl-C) leaves what was begun running, and says how to look again.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import time
+from select import select as select_fds
 
-import msgspec
-
-from supervisor.control.targets import is_running, pids, ready
+from supervisor.control.client import ControlClient, EventStream
+from supervisor.control.outcome import Command, Outcome, judge, progress
+from supervisor.control.rolls import RollWatch, Step, ending
+from supervisor.control.targets import narrow, select, split
+from supervisor.control.terminal import Terminal
+from supervisor.errors import RefusedError
+from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus
 
-Command = Literal["start", "stop", "restart"]
+POLL = 0.1  # seconds between two looks at what is waited for
+QUIET = 1.0  # seconds without an event after which a roll's verdict is looked up
+INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """`text` goes on after the target's name: `started: 4 workers are ready`."""
+def change(client: ControlClient, terminal: Terminal, command: Command, target: str, timeout: float | None) -> int:
+    """Start, stop or restart, wait until it holds for every app meant, and return the exit code."""
+    began = time.monotonic()
+    slot = None if target == "all" else split(target)[1]
+    before = select(client.status(), [target])
+    {"start": client.start, "stop": client.stop, "restart": client.restart}[command](target)
+    wait = _Wait(client, terminal, command, slot, before)
+    try:
+        wait.run(None if timeout is None else began + timeout)
+    except KeyboardInterrupt:
+        terminal.complain(f"{target}: the {command} goes on without you; `holdfastctl status` tells how it went")
+        return INTERRUPTED
+    seconds = round(time.monotonic() - began, 3)
+    if terminal.as_json:
+        terminal.json({"apps": wait.outcomes, "seconds": seconds})
+    return 0 if all(outcome.done for outcome in wait.outcomes.values()) else 1
 
-    done: bool
-    text: str
+
+class _Wait:
+    """One command's waiting; `outcomes` fills, an app at a time."""
+
+    def __init__(
+        self,
+        client: ControlClient,
+        terminal: Terminal,
+        command: Command,
+        slot: int | None,
+        before: dict[str, AppStatus],
+    ) -> None:
+        self._client = client
+        self._terminal = terminal
+        self._command = command
+        self._slot = slot
+        self._before = before
+        self._began = time.monotonic()
+        self.outcomes: dict[str, Outcome] = {}
+
+    def run(self, deadline: float | None) -> None:
+        """Look until every app is judged, or `deadline` (monotonic) has come."""
+        with self._terminal.progress(f"{self._command} ...") as update:
+            while True:
+                late = deadline is not None and time.monotonic() >= deadline
+                for name, state in self._look().items():
+                    update(f"{name}: {state}")
+                    if late:
+                        text = f"{self._command} is not done yet ({state}); it goes on, and `status` tells how it went"
+                        self._tell(name, Outcome(False, text))
+                if len(self.outcomes) == len(self._before):
+                    return
+                time.sleep(POLL)
+
+    def _look(self) -> dict[str, str]:
+        """Judge what can be judged; the result is how the others are doing."""
+        status = self._client.status()
+        if status.state == "stopping" and self._command != "stop":
+            raise RefusedError(f"the master is stopping; nothing will {self._command} any more")
+        waiting = {}
+        slots = None if self._slot is None else [self._slot]
+        for name in self._before:
+            if name in self.outcomes:
+                continue
+            now = narrow(status.apps[name], slots) if name in status.apps else None
+            outcome = judge(self._command, self._slot, self._before[name], now)
+            if outcome is not None:
+                self._tell(name, outcome)
+            elif now is not None:
+                waiting[name] = progress(self._slot, now)
+        return waiting
+
+    def _tell(self, name: str, outcome: Outcome) -> None:
+        self.outcomes[name] = outcome
+        if self._terminal.as_json:
+            return
+        who = name if self._slot is None else f"{name}:{self._slot}"
+        if outcome.done:
+            self._terminal.say(f"{who}: {outcome.text} ({time.monotonic() - self._began:.1f} s)")
+        else:
+            self._terminal.complain(f"{who}: {outcome.text}{self._why(name)}")
+
+    def _why(self, name: str) -> str:
+        """What the log said last about the app's failing."""
+        told = [event for event in self._client.recent_events() if event.app == name and event.name == "app.failed"]
+        return f": {told[-1].text}" if told else ""
 
 
-def judge(command: Command, slot: int | None, before: AppStatus, now: AppStatus | None) -> Outcome | None:
-    """None while there is still something to wait for. `now` is None when the app is no longer there."""
-    if now is None:
-        return Outcome(command == "stop", "stopped" if command == "stop" else "is no longer in the settings")
-    if command == "stop":
-        return _stopped(slot, now)
-    if command == "restart" and set(pids(before)) & set(pids(now)):
+def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: EventStream) -> None:
+    """Show every step until all rolls have ended. A broken stream, or a quiet one, is made up for by snapshots."""
+    live = True
+    told: set[str] = set()
+    with terminal.progress("the new generation is on its way") as update:
+        while watch.pending:
+            event = None
+            if live:
+                try:
+                    event = stream.read(QUIET)
+                except EOFError:
+                    live = False
+            else:
+                time.sleep(POLL)
+            if event is None:
+                watch.look(client.status())
+            else:
+                _show(terminal, watch.see(event))
+                if event.app in watch.pending:
+                    update(_hint(event))
+            _tell_ended(terminal, watch, told)
+
+
+def stop_master(client: ControlClient, terminal: Terminal) -> None:
+    """Shut down, and return once the socket refuses and the process, where it can be seen from here, has ended."""
+    process = _pidfd(client.process())
+    try:
+        client.shutdown()
+        with terminal.progress("requests under way are finished"):
+            while client.is_answering():
+                time.sleep(POLL)
+            if process is not None:
+                select_fds([process], [], [])
+    finally:
+        if process is not None:
+            os.close(process)
+
+
+def _tell_ended(terminal: Terminal, watch: RollWatch, told: set[str]) -> None:
+    for name, roll in watch.rolls.items():
+        if roll.verdict == "running" or name in told or terminal.as_json:
+            continue
+        told.add(name)
+        if roll.output:
+            terminal.say(f"{name}: generation {roll.target} wrote:")
+            terminal.quote(roll.output)
+        terminal.say(ending(roll), "bold green" if roll.verdict == "committed" else "bold red")
+
+
+def _show(terminal: Terminal, step: Step | None) -> None:
+    if step is not None and not terminal.as_json:
+        took = "" if step.seconds is None else f" ({step.seconds:.1f} s)"
+        terminal.say(f"{step.app}: {step.text}{took}")
+
+
+def _hint(event: Event) -> str:
+    return f"{event.app}{'' if event.slot is None else f':{event.slot}'}: {event.text}"
+
+
+def _pidfd(process: int | None) -> int | None:
+    """A descriptor that becomes readable when the process ends (pidfd_open(2)); None if it can't be watched."""
+    try:
+        return None if process is None else os.pidfd_open(process)
+    except OSError:
         return None
-    past = "started" if command == "start" else "restarted"
-    if slot is not None:
-        return Outcome(True, past) if any(map(is_running, now.workers)) else _failed(past, now)
-    there, slots = ready(now)
-    if now.state == "running" and there == slots:
-        return Outcome(True, f"{past}: {_workers(there)} ready")
-    return _failed(past, now)
-
-
-def progress(slot: int | None, now: AppStatus) -> str:
-    """Where things stand, for a person who waits."""
-    if slot is not None:
-        return ", ".join(f"{worker.state} (pid {worker.pid})" if worker.pid else worker.state for worker in now.workers)
-    there, slots = ready(now)
-    return f"{now.state}, {there} of {slots} workers ready"
-
-
-def _stopped(slot: int | None, now: AppStatus) -> Outcome | None:
-    if pids(now) or (slot is None and now.state != "stopped"):
-        return None
-    return Outcome(True, "stopped")
-
-
-def _failed(past: str, now: AppStatus) -> Outcome | None:
-    return Outcome(False, f"could not be {past}: it has failed and is being retried") if now.state == "failed" else None
-
-
-def _workers(count: int) -> str:
-    return "1 worker is" if count == 1 else f"{count} workers are"

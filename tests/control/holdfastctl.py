@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 
 CTL = [sys.executable, "-c", "import sys; from supervisor.control.ctl import main; sys.exit(main())"]
+# A session leader that opens a terminal gets it as its controlling one, and with it Ctrl-C (tty_ioctl(4)).
+LEAD = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
 INTERRUPT, END = b"\x03", b"\x04"  # Ctrl-C and Ctrl-D
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 Done = subprocess.CompletedProcess[str]
@@ -25,11 +27,26 @@ def environment(**more: str) -> dict[str, str]:
 
 def on_terminal(command: list[str], typed: str = "", **env: str) -> tuple[int, str]:
     """Run in a pseudo-terminal 120 columns wide, typing a line at each prompt; the exit code and what appeared."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execvpe(command[0], command, environment(COLUMNS="120", **env))
-    seen = bytearray()
     keys = [line + (b"" if line in (INTERRUPT, END) else b"\n") for line in typed.encode().splitlines()]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAD, *command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=environment(COLUMNS="120", **env),
+    ) as process:
+        os.close(theirs)
+        try:
+            seen = _converse(ours, keys)
+        finally:
+            os.close(ours)
+    return process.returncode, seen.decode()
+
+
+def _converse(terminal: int, keys: list[bytes]) -> bytes:
+    seen = bytearray()
     answered = 0
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -41,6 +58,4 @@ def on_terminal(command: list[str], typed: str = "", **env: str) -> tuple[int, s
         if keys and seen.count(b"holdfast> ") > answered:
             answered += 1
             os.write(terminal, keys.pop(0))
-    os.close(terminal)
-    _, code = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(code), seen.decode()
+    return bytes(seen)

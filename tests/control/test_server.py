@@ -7,6 +7,8 @@ import os
 import resource
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -178,6 +180,16 @@ def test_another_user_gets_a_403_and_the_door(path: str) -> None:
 def test_the_uid_that_is_judged_is_the_peers(path: str) -> None:
     with stage(path, allow=lambda uid: uid == os.geteuid()):
         assert ControlClient(path).is_answering()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_real_other_user_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as folder, stage(f"{folder}/c.sock") as it:
+        os.chmod(folder, 0o755)
+        os.chmod(it.path, 0o666)
+        command = ["curl", "-sS", "--unix-socket", it.path, "http://./status"]
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=10, user=65534)
+        assert "user 65534 may not" in json.loads(answer.stdout)["error"]
 
 
 def test_the_same_user_and_root_may() -> None:
@@ -375,6 +387,12 @@ def test_descriptors_running_out_neither_kills_nor_spins(live: Stage, monkeypatc
         late.settimeout(10)
         assert status_of(read_all(late)) == 200
         late.close()
+
+
+def test_the_master_pays_for_nothing_that_only_holdfastctl_needs() -> None:
+    code = "import sys, supervisor.control.server; print(*{'rich', 'click', 'asyncio', 'threading'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "\n"
 
 
 # Streams of events

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from supervisor.control.outcome import Command, Outcome, judge, progress
 from supervisor.control.targets import narrow
-from supervisor.control.waiting import Command, Outcome, judge, progress
 from supervisor.messages.status import AppStatus
 from tests.control.stage import app, worker
 

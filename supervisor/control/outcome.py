@@ -1,0 +1,61 @@
+"""Has a command come true? What an app was before it and what it is now, judged: done, failed, or not yet. Pure.
+
+Invariant: the judgement needs nothing but two snapshots, so a lost event or a slow reader can't make it wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from supervisor.control.targets import is_running, pids, ready
+from supervisor.messages.status import AppStatus
+
+Command = Literal["start", "stop", "restart"]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """`text` goes on after the target's name: `started: 4 workers are ready`."""
+
+    done: bool
+    text: str
+
+
+def judge(command: Command, slot: int | None, before: AppStatus, now: AppStatus | None) -> Outcome | None:
+    """None while there is still something to wait for. `now` is None when the app is no longer there."""
+    if now is None:
+        return Outcome(command == "stop", "stopped" if command == "stop" else "is no longer in the settings")
+    if command == "stop":
+        return _stopped(slot, now)
+    if command == "restart" and set(pids(before)) & set(pids(now)):
+        return None
+    past = "started" if command == "start" else "restarted"
+    if slot is not None:
+        return Outcome(True, past) if any(map(is_running, now.workers)) else _failed(past, now)
+    there, slots = ready(now)
+    if now.state == "running" and there == slots:
+        return Outcome(True, f"{past}: {_workers(there)} ready")
+    return _failed(past, now)
+
+
+def progress(slot: int | None, now: AppStatus) -> str:
+    """Where things stand, for a person who waits."""
+    if slot is not None:
+        return ", ".join(f"{worker.state} (pid {worker.pid})" if worker.pid else worker.state for worker in now.workers)
+    there, slots = ready(now)
+    return f"{now.state}, {there} of {slots} workers ready"
+
+
+def _stopped(slot: int | None, now: AppStatus) -> Outcome | None:
+    if pids(now) or (slot is None and now.state != "stopped"):
+        return None
+    return Outcome(True, "stopped")
+
+
+def _failed(past: str, now: AppStatus) -> Outcome | None:
+    return Outcome(False, f"could not be {past}: it has failed and is being retried") if now.state == "failed" else None
+
+
+def _workers(count: int) -> str:
+    return "1 worker is" if count == 1 else f"{count} workers are"
