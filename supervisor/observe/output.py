@@ -104,9 +104,8 @@ class OutputReader:
 
     def close(self) -> None:
         """Take what lies in the pipe now and end: for when its writer is gone but somebody still holds the pipe."""
+        self.drain()
         if self.is_open:
-            data = self._read()
-            self._hand_on(self._splitter.feed(data or b""))
             self._end()
 
     def _on_readable(self) -> None:

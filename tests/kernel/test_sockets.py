@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import SurroundingsError
+from supervisor.kernel.address import MAX_UNIX_PATH
 from supervisor.kernel.sockets import (
-    MAX_UNIX_PATH,
     SOCKET_MODE,
     Listener,
     adopt_fd,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -132,8 +133,33 @@ def test_closing_takes_what_lies_in_the_pipe_though_somebody_holds_it(reactor: R
     assert seen == ["last", "words", "END"]
 
 
+def test_draining_takes_what_lies_in_the_pipe_and_leaves_it_open(reactor: Reactor, until: Until, pipe: Pipe) -> None:
+    read_end, write_end = pipe
+    seen: list[str] = []
+    reader = OutputReader(reactor, read_end, seen.append)
+    os.write(write_end, b"one\ntw")
+    reader.drain()
+    assert seen == ["one"]
+    os.write(write_end, b"o\n")
+    until(lambda: seen == ["one", "two"])
+    reader.close()
+    reader.drain()
+    assert seen == ["one", "two"]
+
+
+def test_draining_ends_though_somebody_goes_on_writing(reactor: Reactor) -> None:
+    read_end, write_end = os.pipe()
+    with subprocess.Popen(["yes"], stdout=write_end) as endless:
+        os.close(write_end)
+        reader = OutputReader(reactor, read_end, lambda line: None)
+        reader.drain()
+        endless.kill()
+    reader.close()
+
+
 def test_closing_takes_all_that_a_full_pipe_holds(reactor: Reactor, pipe: Pipe) -> None:
     read_end, write_end = pipe
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 256 * 1024)
     os.set_blocking(write_end, False)
     written = os.write(write_end, b"x" * 1023 + b"\n")
     try:
