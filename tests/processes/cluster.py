@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -44,7 +44,10 @@ def until(what: str, probe: Callable[[], T], deadline: float = DEADLINE) -> T:
 
 
 class Cluster:
-    """`holdfast run ARGUMENTS` in `folder`, with a control socket and a port of its own."""
+    """`holdfast run ARGUMENTS` in `folder`, with a control socket and a port of its own.
+
+    With `bind=""` the settings file says where it listens; `pass_fds` are descriptors it inherits.
+    """
 
     def __init__(
         self,
@@ -52,11 +55,13 @@ class Cluster:
         *arguments: str,
         bind: str | None = None,
         env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.folder = folder.resolve()
-        self.bind = bind or f"127.0.0.1:{free_port()}"
+        self.bind = f"127.0.0.1:{free_port()}" if bind is None else bind
         self.control = str(folder / "control.sock")
-        self.arguments = [*arguments, "--bind", self.bind, "--control", self.control]
+        self.arguments = [*arguments, *(["--bind", self.bind] if self.bind else []), "--control", self.control]
+        self._pass_fds = pass_fds
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -67,7 +72,13 @@ class Cluster:
         with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
             command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run", *self.arguments]
             self._process = subprocess.Popen(
-                command, cwd=self.folder, env=self._env, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL
+                command,
+                cwd=self.folder,
+                env=self._env,
+                stdout=stdout,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                pass_fds=self._pass_fds,
             )
         return self
 
