@@ -173,6 +173,8 @@ class App:
     def sample(self, now: float) -> None:
         """Take everybody's pulse, and recycle who has used itself up."""
         self.sampler.sample(list(self.workers.values()), now)
+        for each in self.workers.values():
+            self.news.dropped(each, *each.newly_dropped())
         for slot in self.engine.fleet.slots.values():
             if not slot.is_settled or slot.holder is None or (worker := self.workers.get(slot.holder.id)) is None:
                 continue
@@ -208,12 +210,9 @@ class App:
     def on_forked(self, _spawner: Spawner, worker: int, pid: int) -> None:
         if (born := self.workers.get(worker)) is not None:
             born.born(self._children, pid)
-            self.news.started(born)
-            born.listened_to()
 
     def on_fork_lost(self, _spawner: Spawner, worker: int, reason: str) -> None:
-        if (lost := self.workers.get(worker)) is not None:
-            lost.never_born(reason, was_asked_for=True)
+        self.workers[worker].fork_lost(self._children, reason)
 
     def on_spawner_end(self, spawner: Spawner, reason: str) -> None:
         release = self.releases.get(spawner.generation)
@@ -222,18 +221,25 @@ class App:
         if not release.is_retired:
             self.news.failure_output = spawner.pipes.last_errors()
         for worker in release.spawner_ended(reason):
-            worker.never_born(reason, was_asked_for=False)
+            worker.not_asked_for(reason)
         if release.is_retired:
             self._tidy()
 
-    def on_spawner_lost(self, release: Release, reason: str, *, was_ready: bool) -> None:
+    def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:
         if release.generation == self.engine.roll.target and self.engine.roll.is_under_way:
             kind = rolls.SpawnerLost if was_ready else rolls.PreloadFailed
             self.engine.post(kind(release.generation, reason))
-        elif not was_ready and not self._was_up and release.generation == 1:
+        elif not was_ready and self._is_first_start(release.generation):
             self._owner.on_first_start_failed(self, reason)
         else:
-            self.news.spawner_lost(release, reason)
+            are_serving = any(slot.is_ready for slot in self.engine.fleet.slots.values())
+            self.news.spawner_lost(release, reason, retry_in, are_serving=are_serving)
+
+    def _is_first_start(self, generation: int) -> bool:
+        return generation == 1 and not self._was_up and not self.is_stopping
+
+    def on_worker_born(self, worker: Worker) -> None:
+        self.news.started(worker)
 
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
@@ -247,10 +253,11 @@ class App:
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
+        self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
         seconds = self._reactor.now() - worker.began
         failure = worker.boot_failure
-        if failure is not None and failure.kind == "import" and not self._was_up and worker.generation == 1:
+        if failure is not None and failure.kind == "import" and self._is_first_start(worker.generation):
             self._owner.on_first_start_failed(self, failure.reason)
         if worker.generation == self.engine.roll.target and self.engine.roll.is_under_way:
             self.news.failure_output = worker.pipes.last_errors()
@@ -312,7 +319,7 @@ class App:
     def _kill(self, command: seats.Kill) -> None:
         worker = self.workers[command.worker]
         if self.releases[worker.generation].forget(worker):
-            worker.never_born(command.why, was_asked_for=False)
+            worker.not_asked_for(command.why)
         else:
             worker.kill(command.why)
 

@@ -94,9 +94,19 @@ class News:
             retry_in=round(death.retry_in, 3),
         )
 
-    def spawner_lost(self, release: Release, reason: str) -> None:
-        text = f"{reason}; a new spawner takes its place, the workers serve on"
-        self._tell("log", text, level="error", generation=release.generation)
+    def dropped(self, worker: Worker, output: int, records: int) -> None:
+        """Of what it wrote since this was last asked: bytes of output, lines of the access log."""
+        if output:
+            text = f"{output} bytes of its output dropped: it printed faster than they could be passed on"
+            self._tell_worker("log", text, worker, level="warning", output_dropped=output)
+        if records:
+            text = f"{records} line{'s' * (records > 1)} of its access log dropped: the reader or the disk is too slow"
+            self._tell_worker("log", text, worker, level="warning", records_dropped=records)
+
+    def spawner_lost(self, release: Release, reason: str, retry_in: float, *, are_serving: bool) -> None:
+        then = f"a new spawner is started {f'in {retry_in:.1f} s' if retry_in else 'at once'}"
+        text = f"{reason}; {then}{', the workers serve on' if are_serving else ''}"
+        self._tell("log", text, level="error", generation=release.generation, retry_in=round(retry_in, 3))
 
     def not_started(self, reason: str) -> None:
         self._tell("log", f"can't be started again: {reason}", level="error")

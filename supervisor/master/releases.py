@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from supervisor.config.settings import AppSettings
-from supervisor.fleet.backoff import delay
+from supervisor.fleet.backoff import STABLE_AFTER, delay
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
@@ -24,7 +24,7 @@ class ReleaseOwner(Protocol):
     """Who is told how a release's spawner fares."""
 
     def on_preloaded(self, release: Release, imported: Imported) -> None: ...
-    def on_spawner_lost(self, release: Release, reason: str, *, was_ready: bool) -> None: ...
+    def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None: ...
 
 
 class Release:
@@ -47,6 +47,7 @@ class Release:
         self._retry: Timer | None = None
         self._deadline: Timer | None = None
         self._failures = 0
+        self._ready_at = 0.0
         self.settings = settings
         self.generation = generation
         self.spawner: Spawner | None = None
@@ -90,6 +91,7 @@ class Release:
     def imported(self, imported: Imported) -> None:
         """Its spawner can fork now."""
         assert self.spawner is not None
+        self._ready_at = self._reactor.now()
         if self._deadline is not None:
             self._deadline.cancel()
         waiting, self._waiting = self._waiting, []
@@ -105,13 +107,12 @@ class Release:
             self._deadline.cancel()
         waiting, self._waiting = self._waiting, []
         if not self.is_retired:
-            self._failures = 1 if was_ready else self._failures + 1
-            self._plan()
-            self._owner.on_spawner_lost(self, reason, was_ready=was_ready)
+            is_stable = was_ready and self._reactor.now() - self._ready_at >= STABLE_AFTER
+            self._failures = 1 if is_stable else self._failures + 1
+            retry_in = delay(self._failures, random.random())  # noqa: S311  # jitter
+            self._retry = self._reactor.call_later(retry_in, self._start_again)
+            self._owner.on_spawner_lost(self, reason, retry_in, was_ready=was_ready)
         return waiting
-
-    def _plan(self) -> None:
-        self._retry = self._reactor.call_later(delay(self._failures, random.random()), self._start_again)  # noqa: S311  # jitter
 
     def _start_again(self) -> None:
         self._retry = None

@@ -2,7 +2,8 @@
 
 Invariants:
 - Exactly one `on_end` for each spawner, whatever becomes of it, after its last words were read.
-- Each fork that was asked for is answered, by `on_forked` or `on_fork_lost`, exactly once.
+- Each fork that was asked for is answered, by `on_forked` or `on_fork_lost`, exactly once. After `on_fork_lost` nobody
+  knows whether there is a process: it stays counted as on its way until its worker has found out.
 """
 
 from __future__ import annotations
@@ -141,23 +142,23 @@ class Spawner:
             self._failure = message.reason
         elif isinstance(message, Forked):
             self._owner.on_forked(self, message.worker, message.pid)
-            self._settle(message.worker)
+            if self._is_answered(message.worker):
+                self._children.fork_is_known()
         elif isinstance(message, ForkFailed):
             self._lose(message.worker, message.reason)
 
     def _on_no_answer(self) -> None:
         self.kill(f"the spawner did not answer for {FORK_TIMEOUT:g} s")
 
-    def _settle(self, worker: int) -> bool:
+    def _is_answered(self, worker: int) -> bool:
         timer = self._pending.pop(worker, None)
         if timer is None:
             return False
         timer.cancel()
-        self._children.fork_is_known()
         return True
 
     def _lose(self, worker: int, reason: str) -> None:
-        if self._settle(worker):
+        if self._is_answered(worker):
             self._owner.on_fork_lost(self, worker, reason)
 
     def _on_end(self, ended: Ended) -> None:

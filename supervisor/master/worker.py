@@ -2,6 +2,8 @@
 
 Invariants:
 - Exactly one `on_worker_end` for each worker, after its last words were read and before its board row is given back.
+- A fork whose answer was lost ends in a process that is watched, or in the certainty that there is none: whoever lives
+  holds the other end of the channel, and has written its pid on the board.
 - Nothing here waits for a worker: what it says comes by its channel, how it is stands on the board.
 """
 
@@ -27,6 +29,7 @@ from supervisor.observe.journal import Journal
 class WorkerOwner(Protocol):
     """Who is told what a worker says and what becomes of it."""
 
+    def on_worker_born(self, worker: Worker) -> None: ...
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None: ...
     def on_worker_end(self, worker: Worker, reason: str) -> None: ...
 
@@ -49,7 +52,9 @@ class Worker:
         self._reactor = reactor
         self._board = board
         self._child: Child | None = None
+        self._search: tuple[Children, str] | None = None  # why the answer to its fork was lost, and who waits for it
         self._why = ""  # what it said, or was done to it, that explains its end
+        self._is_doomed = False  # its end was ordered
         self._waiting_for = ""
         self._early: list[FromWorker] = []  # what it said before the spawner had told its pid
         self.number = number
@@ -61,6 +66,7 @@ class Worker:
         self.max_requests: int | None = None
         self.row_number = board.take()
         self.row = board.row(self.row_number)
+        self._dropped = 0, 0
         self.pipes = Pipes(reactor, journal, app, generation, slot)
         self._channel, self._theirs = Channel.pair()
         reactor.add_reader(self._channel.fileno(), self._on_message)
@@ -79,6 +85,11 @@ class Worker:
         """Requests it has taken and not yet done with, also after its death."""
         return max(0, self.row[Cell.STARTED] - self.row[Cell.FINISHED] - self.row[Cell.CUT])
 
+    def newly_dropped(self) -> tuple[int, int]:
+        """Bytes of output, and lines of the access log, that it had to drop since this was last asked."""
+        before, self._dropped = self._dropped, (self.row[Cell.OUTPUT_DROPPED], self.row[Cell.RECORDS_DROPPED])
+        return self._dropped[0] - before[0], self._dropped[1] - before[1]
+
     def fds_to_pass(self) -> tuple[int, int, int]:
         """What travels with the request to fork it: channel, stdout, stderr."""
         return self._theirs.fileno(), *self.pipes.write_ends
@@ -92,22 +103,28 @@ class Worker:
         """It is this process."""
         self.pipes.pid = pid
         self._child = children.watch(pid, self._on_end)
-        if self._why:  # its end was ordered while it was being forked
+        self._owner.on_worker_born(self)
+        if self._is_doomed:
             self._child.kill()
-
-    def listened_to(self) -> None:
-        """The owner has told of its birth and is ready for what it has said since."""
         early, self._early = self._early, []
         for message in early:
             self._owner.on_worker_message(self, message)
 
-    def never_born(self, reason: str, *, was_asked_for: bool) -> None:
-        """No process came of it. Where a fork was asked for its row stays taken: one not told of may write to it."""
-        if not was_asked_for:
-            self.passed()
-            self._board.release(self.row_number)
-        self.pipes.drain()
-        self._finish(self._why or reason)
+    def not_asked_for(self, reason: str) -> None:
+        """It is not wanted any more, or can't be had, before its fork was asked for."""
+        self.passed()
+        self._end_unborn(reason)
+
+    def fork_lost(self, children: Children, reason: str) -> None:
+        """Nobody will tell its pid: find it by its first word or on the board, unless the channel shows its absence.
+
+        Until then `children` goes on counting the fork as on its way.
+        """
+        self._search = children, reason
+        if self._channel.fileno() < 0:
+            self._on_silence()
+        elif self._early or self._is_doomed:
+            self._look_for_it()
 
     def drain(self, timeout: float, linger: float | None, *, sweep: bool = False) -> None:
         """Have it finish what it has and leave."""
@@ -121,6 +138,8 @@ class Worker:
     def kill(self, why: str) -> None:
         """End it now."""
         self._why = self._why or f"{why}{f' ({self._waiting_for})' if self._waiting_for else ''}"
+        self._is_doomed = True
+        self._look_for_it()
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> bool:
@@ -140,6 +159,7 @@ class Worker:
                 return
             if received is None:
                 self._close_channel()
+                self._on_silence()
                 return
             data, fds = received
             for fd in fds:
@@ -160,8 +180,29 @@ class Worker:
             self._waiting_for = message.reason
         elif self._child is None:
             self._early.append(message)
+            self._look_for_it()
         else:
             self._owner.on_worker_message(self, message)
+
+    def _look_for_it(self) -> None:
+        if self._search is not None and (pid := self.row[Cell.PID]):
+            children, _reason = self._search
+            self._search = None
+            self.born(children, pid)
+            children.fork_is_known()
+
+    def _on_silence(self) -> None:
+        """The channel has ended: so has the worker, or it never was."""
+        if self._search is not None:
+            children, reason = self._search
+            self._search = None
+            self._end_unborn(reason)
+            children.fork_is_known()
+
+    def _end_unborn(self, reason: str) -> None:
+        self.pipes.drain()
+        self._finish(self._why or reason)
+        self._board.release(self.row_number)
 
     def _on_end(self, ended: Ended) -> None:
         self._on_message()

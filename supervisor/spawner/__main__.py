@@ -171,8 +171,10 @@ def _fork_and_leave(write: int) -> None:
     except OSError as error:
         pid = -(error.errno or 1)
     if pid != 0:
-        os.write(write, str(pid).encode())
-        os._exit(0)
+        try:
+            os.write(write, str(pid).encode())
+        finally:  # a spawner killed meanwhile hears nothing any more, and this process must not go on in its place
+            os._exit(0)
 
 
 def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
