@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from supervisor.control.targets import is_running, pids, ready
+from supervisor.control.targets import is_running, narrow, pids, ready
 from supervisor.messages.status import AppStatus
 
 Command = Literal["start", "stop", "restart"]
@@ -33,8 +33,8 @@ def judge(command: Command, slot: int | None, before: AppStatus, now: AppStatus 
     past = "started" if command == "start" else "restarted"
     if slot is not None:
         return Outcome(True, past) if any(map(is_running, now.workers)) else _failed(past, now)
-    there, slots = ready(now)
-    if now.state == "running" and there == slots:
+    there, slots = ready(narrow(now, wanted(now)))
+    if now.state == "running" and there == slots > 0:
         return Outcome(True, f"{past}: {_workers(there)} ready")
     return _failed(past, now)
 
@@ -45,6 +45,16 @@ def progress(slot: int | None, now: AppStatus) -> str:
         return ", ".join(f"{worker.state} (pid {worker.pid})" if worker.pid else worker.state for worker in now.workers)
     there, slots = ready(now)
     return f"{now.state}, {there} of {slots} workers ready"
+
+
+def is_idle(now: AppStatus) -> bool:
+    """Stopped, with nothing on its way: between the two halves of a restart for a moment, or for good."""
+    return not pids(now) and (now.state == "stopped" or not wanted(now))
+
+
+def wanted(now: AppStatus) -> set[int]:
+    """The slots that somebody serves or shall serve: all but those that were stopped by hand."""
+    return {worker.slot for worker in now.workers if worker.state != "stopped"}
 
 
 def _stopped(slot: int | None, now: AppStatus) -> Outcome | None:

@@ -10,7 +10,7 @@ import time
 from select import select as select_fds
 
 from supervisor.control.client import ControlClient, EventStream
-from supervisor.control.outcome import Command, Outcome, judge, progress
+from supervisor.control.outcome import Command, Outcome, is_idle, judge, progress
 from supervisor.control.rolls import RollWatch, Step, ending
 from supervisor.control.targets import narrow, select, split
 from supervisor.control.terminal import Terminal
@@ -19,6 +19,7 @@ from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus
 
 POLL = 0.1  # seconds between two looks at what is waited for
+IDLE_LOOKS = 10  # so many looks in a row at an app that stays stopped mean that it will
 QUIET = 1.0  # seconds without an event after which a roll's verdict is looked up
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
@@ -58,6 +59,8 @@ class _Wait:
         self._slot = slot
         self._before = before
         self._began = time.monotonic()
+        self._since = time.time()
+        self._idle_looks = dict.fromkeys(before, 0)
         self.outcomes: dict[str, Outcome] = {}
 
     def run(self, deadline: float | None) -> None:
@@ -85,7 +88,7 @@ class _Wait:
             if name in self.outcomes:
                 continue
             now = narrow(status.apps[name], slots) if name in status.apps else None
-            outcome = judge(self._command, self._slot, self._before[name], now)
+            outcome = judge(self._command, self._slot, self._before[name], now) or self._given_up(name, now)
             if outcome is not None:
                 self._tell(name, outcome)
             elif now is not None:
@@ -102,10 +105,19 @@ class _Wait:
         else:
             self._terminal.complain(f"{who}: {outcome.text}{self._why(name)}")
 
+    def _given_up(self, name: str, now: AppStatus | None) -> Outcome | None:
+        """An app that stays stopped although it was to be started: the master could not."""
+        self._idle_looks[name] = self._idle_looks[name] + 1 if now is not None and is_idle(now) else 0
+        if self._command == "stop" or self._idle_looks[name] < IDLE_LOOKS:
+            return None
+        return Outcome(False, f"the {self._command} has failed, it is stopped now")
+
     def _why(self, name: str) -> str:
-        """What the log said last about the app's failing."""
-        told = [event for event in self._client.recent_events() if event.app == name and event.name == "app.failed"]
-        return f": {told[-1].text}" if told else ""
+        """The last error that the master has told about the app, rather of a worker than of the whole."""
+        events = self._client.recent_events()
+        errors = [event for event in events if event.app == name and event.level == "error" and event.ts >= self._since]
+        causes = [event for event in errors if event.name != "app.failed"] or errors
+        return f": {causes[-1].text}" if causes else ""
 
 
 def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: EventStream) -> None:

@@ -94,7 +94,8 @@ class Scene:
         name = self.named(target)
         if self.apps[name].state != "stopped":
             raise RefusedError(f"{name} is running already")
-        self.change(name, state="starting")
+        slots = tuple(worker(each.slot, 0, state="starting") for each in self.apps[name].workers)
+        self.change(name, state="starting", workers=slots)
         self.boot(name)
 
     def stop(self, target: str) -> None:
@@ -192,10 +193,17 @@ class Scene:
 
     def fail_to_start(self, name: str) -> None:
         def fail() -> None:
-            self.change(name, state="failed")
-            self.emit("app.failed", "every worker dies: ModuleNotFoundError: nope", name, level="error")
+            self.change(name, state="failed", workers=(worker(1, 0, state="backoff"),))
+            self.emit("worker.exited", "can't import: ModuleNotFoundError: nope", name, slot=1, level="error")
+            self.emit("app.failed", "every worker dies", name, level="error")
 
         self.later(0.15, fail)
+
+    def give_up_start(self, name: str) -> None:
+        """The master itself can't."""
+        self.later(0.1, lambda: self.change(name, state="stopped"))
+        text = "can't be started again: 127.0.0.1:8000 is in use"
+        self.later(0.1, lambda: self.emit("log", text, name, level="error"))
 
     def never_start(self, name: str) -> None:
         pass

@@ -127,6 +127,14 @@ def test_a_start_that_fails_says_why(start_master: StartMaster, ctl: Ctl) -> Non
     assert "ModuleNotFoundError: nope" in done.stderr
 
 
+def test_a_start_that_the_master_gives_up_says_why(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("give_up_start")
+    done = ctl("start", "api")
+    assert done.returncode == 1
+    assert "the start has failed" in done.stderr
+    assert "127.0.0.1:8000 is in use" in done.stderr
+
+
 def test_waiting_can_be_bounded(start_master: StartMaster, ctl: Ctl) -> None:
     start_master("never_start")
     done = ctl("start", "api", "--timeout", "0.3")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from supervisor.control.outcome import Command, Outcome, judge, progress
+from supervisor.control.outcome import Command, Outcome, is_idle, judge, progress
 from supervisor.control.targets import narrow
 from supervisor.messages.status import AppStatus
 from tests.control.stage import app, worker
@@ -13,6 +13,7 @@ NEW = app(2, first_pid=5000)
 STOPPED = app(2, state="stopped")
 HALF = replace(NEW, state="starting", workers=(worker(1, 5001), worker(2, 5002, state="starting")))
 FAILED = replace(STOPPED, state="failed")
+ONE_HELD = replace(NEW, workers=(worker(1, 5001), worker(2, 0, state="stopped")))
 MIXED = replace(NEW, workers=(worker(1, 1001, state="draining"), worker(1, 5001), worker(2, 5002)))
 
 
@@ -21,6 +22,8 @@ MIXED = replace(NEW, workers=(worker(1, 1001, state="draining"), worker(1, 5001)
     [
         ("start", STOPPED, NEW, True),
         ("start", STOPPED, HALF, None),
+        ("start", STOPPED, ONE_HELD, True),
+        ("start", STOPPED, replace(STOPPED, state="running"), None),
         ("start", STOPPED, FAILED, False),
         ("start", STOPPED, replace(NEW, state="degraded"), None),
         ("start", STOPPED, None, False),
@@ -59,6 +62,13 @@ def test_an_app(command: Command, before: AppStatus, now: AppStatus | None, done
 def test_a_worker(command: Command, before: AppStatus, now: AppStatus, done: bool | None) -> None:
     outcome = judge(command, 1, narrow(before, [1]), narrow(now, [1]))
     assert (outcome and outcome.done) == done
+
+
+def test_an_app_is_idle_when_nothing_is_or_shall_be_there() -> None:
+    assert is_idle(STOPPED)
+    assert not is_idle(HALF)
+    assert not is_idle(ONE_HELD)
+    assert not is_idle(replace(STOPPED, workers=(worker(1, 0, state="backoff"),)))
 
 
 def test_the_words() -> None:
