@@ -68,7 +68,7 @@ def test_an_app_is_idle_when_nothing_is_or_shall_be_there() -> None:
     assert is_idle(STOPPED)
     assert not is_idle(HALF)
     assert not is_idle(ONE_HELD)
-    assert not is_idle(replace(STOPPED, workers=(worker(1, 0, state="backoff"),)))
+    assert not is_idle(replace(STOPPED, state="failed", workers=(worker(1, 0, state="backoff"),)))
 
 
 def test_the_words() -> None:
