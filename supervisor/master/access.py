@@ -1,7 +1,9 @@
-"""The access log's file as the master holds it: opened here, written by the workers.
+"""The access logs as the master holds them: opened here, written by the workers.
 
-Invariant: workers write through a description of their own that never blocks where the file allows it, and the one
-that the operator gave us (a terminal shared with a shell) is left as it is.
+Invariants:
+- Workers write through a description of their own that never blocks where the file allows it, and the one that the
+  operator gave us (a terminal shared with a shell) is left as it is.
+- During a roll both releases have the log that their own settings name.
 """
 
 from __future__ import annotations
@@ -12,45 +14,44 @@ import stat
 from supervisor.errors import SurroundingsError
 
 MODE = 0o640  # clients' addresses are nobody else's business
+STDOUT = "-"
 
 
-class AccessFile:
-    """One file at a time. `-` is stdout."""
+class AccessFiles:
+    """Open files by path. `-` is stdout; None, no log."""
 
     def __init__(self) -> None:
-        self._path: str | None = None
-        self._fd: int | None = None
+        self._open: dict[str, int] = {}
 
-    def open(self, path: str | None) -> None:
-        """Open `path` if it is another one than before. Raises `SurroundingsError` and then keeps what was open."""
-        if path != self._path:
-            fd = _open(path) if path is not None else None
-            self.close()
-            self._path, self._fd = path, fd
+    def ensure(self, path: str | None) -> None:
+        """Open `path` unless it is open. Raises `SurroundingsError`."""
+        if path is not None and path not in self._open:
+            self._open[path] = _open(path)
 
     def fd_of(self, path: str | None) -> int | None:
         """The descriptor for a worker whose release logs to `path`."""
-        return self._fd if path is not None else None
+        return self._open.get(path) if path is not None else None
 
-    def reopen(self) -> int | None:
-        """Open the same path anew, as after a log rotation; None when there is nothing to reopen."""
-        if self._path is None or self._path == "-":
-            return None
-        fd = _open(self._path)
-        self.close()
-        self._fd = fd
-        return fd
+    def reopen(self) -> None:
+        """Open the same paths anew, as after a log rotation. Raises `SurroundingsError` and then keeps what it had."""
+        for path in self._open.keys() - {STDOUT}:
+            fd = _open(path)
+            os.close(self._open[path])
+            self._open[path] = fd
+
+    def keep_only(self, path: str | None) -> None:
+        """Close all others."""
+        for other in self._open.keys() - {path}:
+            os.close(self._open.pop(other))
 
     def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        self.keep_only(None)
 
 
 def _open(path: str) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
     try:
-        if path != "-":
+        if path != STDOUT:
             return os.open(path, flags | os.O_CREAT, MODE)
         if stat.S_ISREG(os.fstat(1).st_mode):
             return os.dup(1)  # the offset must stay shared with the supervisor's own lines in the same file

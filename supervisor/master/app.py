@@ -18,7 +18,7 @@ from supervisor.fleet import fleet as seats
 from supervisor.kernel.board import Board
 from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor
-from supervisor.master.access import AccessFile
+from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
 from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
@@ -64,7 +64,7 @@ class App:
         self.is_stopping = False
         self.board = Board(settings.name)
         self.listeners = Listeners()
-        self.access = AccessFile()
+        self.access = AccessFiles()
         self.accounts = Accounts()
         self.sampler = Sampler()
         self.news = News(journal, settings.name)
@@ -88,13 +88,21 @@ class App:
 
     @property
     def is_idle(self) -> bool:
-        """Stopped, and nothing of it is left."""
-        return not self.workers and self.state == "stopped"
+        """Stopped, and nothing of it is left: no process that could still hold a listening socket."""
+        has_spawner = any(release.spawner is not None for release in self.releases.values())
+        return self.state == "stopped" and not self.workers and not has_spawner
 
-    def open(self) -> None:
-        """Open its sockets and its access log. Raises `SurroundingsError`."""
-        self.listeners.ensure(self.settings.bind)
-        self.access.open(self.settings.access_log)
+    def open(self, settings: AppSettings) -> None:
+        """Open what these settings name and is not open: sockets, access log. Raises `SurroundingsError`."""
+        self.listeners.ensure(settings.bind)
+        self.access.ensure(settings.access_log)
+
+    def close_unused(self) -> None:
+        """Close what the committed settings do not name, unless a roll may need it."""
+        if not self.is_stopping and not self.engine.roll.is_under_way:
+            self.access.keep_only(self.settings.access_log)
+            for bound in self.listeners.keep_only(self.settings.bind):
+                self.news.unbound(bound)
 
     def start(self) -> None:
         """Start a new generation from a standstill; `open` has been called."""
@@ -104,20 +112,27 @@ class App:
         self.count = self._next_count = wanted_workers(self.settings)
         self.engine.roll = rolls.Roll(self.generation, self.generation)
         self._add_release(self.settings).start()
+        surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
         self.engine.post(
+            seats.Remove(surplus),
             seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
             seats.Want(dict.fromkeys(self.slots(), self.generation)),
         )
 
     def stop(self, *, and_start: bool = False) -> None:
-        """Drain all workers and close the listening sockets; `and_start`: begin anew once all are gone."""
+        """Drain all workers and close the listening sockets; `and_start`: keep them, and begin anew once all left."""
         self.is_stopping, self._starts_again = True, and_start
-        self.listeners.close()
+        if not and_start:
+            self.listeners.close()
         self.engine.post(
             rolls.Abort("the app was stopped"),
             seats.Remove(frozenset(number for number in self.engine.fleet.slots if number > self.count)),
             seats.Want(dict.fromkeys(range(1, self.count + 1), None)),
         )
+
+    def start_once_stopped(self) -> None:
+        """It is on its way out: begin anew when that is done."""
+        self._starts_again = True
 
     def kill(self) -> None:
         """End everything of it now."""
@@ -130,12 +145,9 @@ class App:
             worker.kill("stopped at once")
 
     def reload(self, settings: AppSettings) -> int:
-        """Roll to a new release with these settings; returns its generation. Raises `SurroundingsError`."""
-        self.listeners.ensure(settings.bind)
-        self.access.open(settings.access_log)
+        """Roll to a new release with these settings, for which `open` has been called; returns its generation."""
         self.generation += 1
-        is_new_count = settings.workers != self.settings.workers
-        self._next_count = wanted_workers(settings) if is_new_count else self.count
+        self._next_count = wanted_workers(settings) if settings.workers != self.settings.workers else self.count
         self._add_release(settings)
         slots = tuple(number for number in range(1, self._next_count + 1) if number not in self.held)
         self.engine.post(
@@ -147,7 +159,8 @@ class App:
     def scale(self, count: int) -> None:
         """Have this many slots."""
         surplus = frozenset(number for number in self.engine.fleet.slots if number > count)
-        added = dict.fromkeys(range(self.count + 1, count + 1), self.engine.roll.base)
+        known = self.engine.fleet.slots  # those beyond `self.count` are the roll's
+        added = {number: self.engine.roll.base for number in range(self.count + 1, count + 1) if number not in known}
         self.held -= surplus
         self.count = self._next_count = count
         self.engine.post(seats.Remove(surplus), seats.Want(added), rolls.SlotsChanged(self.slots()))
@@ -167,8 +180,9 @@ class App:
         self.engine.post(seats.Recycle(slot, why, insist))
 
     def slots(self) -> tuple[int, ...]:
-        """The numbers of all slots that are to be served."""
-        return tuple(number for number in range(1, self.count + 1) if number not in self.held)
+        """The numbers of all slots that are to be served once no roll is under way any more."""
+        count = self.count if self.engine.roll.phase is rolls.Phase.ROLLING_BACK else self._next_count
+        return tuple(number for number in range(1, count + 1) if number not in self.held)
 
     def sample(self, now: float) -> None:
         """Take everybody's pulse, and recycle who has used itself up."""
@@ -185,8 +199,9 @@ class App:
 
     def reopen_logs(self) -> None:
         """The log files were moved away: write to new ones. Raises `SurroundingsError` and then keeps the old."""
-        if (fd := self.access.reopen()) is not None:
-            for worker in self.workers.values():
+        self.access.reopen()
+        for worker in self.workers.values():
+            if (fd := self.access.fd_of(self.releases[worker.generation].settings.access_log)) is not None:
                 worker.reopen_logs(fd)
 
     def close(self) -> None:
@@ -223,7 +238,7 @@ class App:
         for worker in release.spawner_ended(reason):
             worker.not_asked_for(reason)
         if release.is_retired:
-            self._tidy()
+            self._settle_down()
 
     def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:
         if release.generation == self.engine.roll.target and self.engine.roll.is_under_way:
@@ -236,7 +251,8 @@ class App:
             self.news.spawner_lost(release, reason, retry_in, are_serving=are_serving)
 
     def _is_first_start(self, generation: int) -> bool:
-        return generation == 1 and not self._was_up and not self.is_stopping
+        """It never served, and no newer release is on its way that may."""
+        return generation == 1 and not (self._was_up or self.is_stopping or self.engine.roll.is_under_way)
 
     def on_worker_born(self, worker: Worker) -> None:
         self.news.started(worker)
@@ -289,16 +305,8 @@ class App:
 
     def _spawn(self, command: seats.Spawn) -> None:
         release = self.releases[command.generation]
-        worker = Worker(
-            self,
-            self._reactor,
-            self._journal,
-            self.board,
-            self.name,
-            command.generation,
-            command.slot,
-            command.worker,
-        )
+        who = command.generation, command.slot, command.worker
+        worker = Worker(self, self._reactor, self._journal, self.board, self.name, *who)
         worker.max_requests = limits.jittered(release.settings.max_requests, random.random())  # noqa: S311  # jitter
         self.workers[worker.number] = worker
         release.fork(worker)
@@ -359,25 +367,22 @@ class App:
     def _begin_again(self) -> None:
         self._starts_again = False
         try:
-            self.open()
+            self.open(self.settings)
         except SurroundingsError as error:
             self.news.not_started(str(error))
             return
         self.start()
 
     def _tidy(self) -> None:
-        roll = self.engine.roll
-        needed = set() if self.is_stopping else {roll.base, roll.target} | seats.generations(self.engine.fleet)
+        roll, fleet = self.engine.roll, self.engine.fleet
+        needed = set() if self.is_stopping else {roll.base, roll.target} | seats.generations(fleet)
         for generation, release in list(self.releases.items()):
             if generation not in needed:
                 if not release.is_retired:
                     release.retire()
-                in_use = any(worker.generation == generation for worker in self.workers.values())
-                if release.spawner is None and not in_use:
+                if release.spawner is None and all(each.generation != generation for each in self.workers.values()):
                     del self.releases[generation]
-        if not self.is_stopping and not roll.is_under_way:
-            for bound in self.listeners.keep_only(self.settings.bind):
-                self.news.unbound(bound)
+        self.close_unused()
 
     def _add_release(self, settings: AppSettings) -> Release:
         release = Release(self, self._reactor, settings, self.generation, self._make_spawner, self._send_fork)

@@ -62,7 +62,7 @@ class Master:
             become_subreaper()
             self._claim_control(opened)
             for app in self._apps.values():
-                app.open()
+                app.open(app.settings)
             self._write_pidfile(opened)
             self._tell_started()
             for app in self._apps.values():
@@ -77,9 +77,9 @@ class Master:
     def on_first_start_failed(self, app: App, reason: str) -> None:
         """An app that never served can't be imported: there is nothing to go on with."""
         self._journal.event("app.failed", f"can't start: {reason}", level="error", app=app.name)
-        app.kill()
         self._exit_code = 1
         self._is_stopping = True
+        app.kill()
         self._reactor.stop()
 
     def on_app_settled(self, _app: App) -> None:
@@ -183,13 +183,20 @@ class Master:
         return "; ".join(parts)
 
     def _reload(self, names: Sequence[str]) -> dict[str, int]:
-        """Roll these apps (none named: all that are not stopped) to new code and newly read settings."""
+        """Roll these apps (none named: all that are not stopped) to new code and newly read settings: all, or none."""
         settings = self._read_settings()
         found = {app.name: app for app in settings.apps}
         chosen = [app for app in self._apps.values() if (app.name in names if names else app.state != "stopped")]
         missing = [app.name for app in chosen if app.name not in found]
         if missing:
             raise SettingsError(self._source.path or "" if self._source else "", f"[app.{missing[0]}]", "is missing")
+        try:
+            for app in chosen:
+                app.open(found[app.name])
+        except SurroundingsError:
+            for app in chosen:
+                app.close_unused()
+            raise
         self._warn_of_what_needs_a_new_master(settings)
         return {app.name: app.reload(found[app.name]) for app in chosen}
 

@@ -39,6 +39,8 @@ class MasterSupervision:
         for name in apps:
             if self._app(name).state == "stopped":
                 raise RefusedError(f"{name} is stopped; holdfastctl start {name}")
+        if all(app.state == "stopped" for app in self._apps.values()):
+            raise RefusedError("everything is stopped; holdfastctl start all")
         try:
             return self._reload(apps)
         except UserError as error:
@@ -49,10 +51,12 @@ class MasterSupervision:
         for app, slot in self._targets(target):
             if slot is not None and app.state != "stopped":
                 self._start_slot(app, slot)
-            elif app.state != "stopped" or app.workers:
-                raise RefusedError(f"{app.name} is running" if not app.is_stopping else f"{app.name} is still stopping")
-            else:
+            elif app.is_idle:
                 self._start_app(app)
+            elif app.is_stopping:
+                app.start_once_stopped()
+            else:
+                raise RefusedError(f"{app.name} is running")
 
     def stop(self, target: str) -> None:
         for app, slot in self._targets(target):
@@ -68,7 +72,7 @@ class MasterSupervision:
     def restart(self, target: str) -> None:
         for app, slot in self._targets(target):
             if slot is None:
-                if app.state == "stopped":
+                if app.is_idle:
                     self._start_app(app)
                 else:
                     app.stop(and_start=True)
@@ -113,7 +117,7 @@ class MasterSupervision:
 
     def _start_app(self, app: App) -> None:
         try:
-            app.open()
+            app.open(app.settings)
         except UserError as error:
             raise RefusedError(str(error)) from None
         app.start()
