@@ -1,7 +1,7 @@
 """ASGI lifespan: one task that is told when the worker starts and ends.
 
 Invariant: an app that does not know lifespan is served all the same. It is taken not to know it when it raises, or
-returns, before it has said whether its startup is complete; an app that says its startup failed has failed.
+returns, before it has said whether its startup is complete; an app that says its startup failed, or exits, has failed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Lifespan:
             self._task.cancel()
             lines = self._failure.strip().splitlines()
             raise AppError(f"lifespan startup failed: {lines[-1] if lines else 'the app gave no reason'}")
+        if isinstance(self._error, SystemExit):
+            raise AppError(f"the app called exit({self._error.code!r}) in its lifespan startup")
 
     async def shutdown(self) -> None:
         """Tell the app that the worker ends, and wait until it has done with it. What it raises goes to the log."""
