@@ -80,7 +80,7 @@ def run(seat: Seat) -> int:
         if isinstance(error, SystemExit) and worker.is_leaving:
             raise
         traceback.print_exc()
-        worker.tell(Faltered(f"{type(error).__name__}: {error}"))
+        worker.tell(Faltered(f"{type(error).__name__}: {error}".removesuffix(": ")))
         return 1
 
 
