@@ -271,8 +271,9 @@ class Connection(asyncio.Protocol):
             self._await_body()
 
     def send_continue(self) -> None:
-        """Ask the client for the body it holds back (RFC 9110 section 10.1.1)."""
-        self.transport.write(CONTINUE)
+        """Ask the client for the body it holds back (RFC 9110 section 10.1.1), unless the answer has begun."""
+        if self.exchange is not None and not self.exchange.status:
+            self.transport.write(CONTINUE)
 
     # Ending answers.
 
@@ -315,7 +316,7 @@ class Connection(asyncio.Protocol):
         if self._rest:
             self.state = NEXT
             self.expires = NEVER
-            service.loop.call_soon(self._next)
+            service.loop.call_soon(self._next, context=service.context)
             return
         self.state = IDLE
         self.expires = service.tick + service.keepalive_ticks

@@ -7,6 +7,7 @@ comes is answered, and each last answer says that it is the last (RFC 9112 secti
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import socket
 import time
@@ -48,15 +49,16 @@ class Service:
         on_empty: Callable[[], None],
     ) -> None:
         self.loop = loop
+        self.context = contextvars.copy_context()  # what each request starts from, whoever served before
         self.settings = settings
         self.access = access_log
-        self.limits = Limits(keepalive=settings.keepalive)
+        self.tick = 0
+        self.set_limits(Limits(keepalive=settings.keepalive))
         self.parser = zttp.Connection(zttp.SERVER)
         self.stamps = Stamps()
         self.stamps.set(time.time())
         self.draining = False
         self.closes_idle = False
-        self._set_ticks()
         self._connections: set[Connection] = set()
         self._servers: dict[object, tuple[str, int | None]] = {}
         self._on_empty = on_empty
@@ -74,9 +76,9 @@ class Service:
         self.open = self.bridge.open
         self._tally = Tally(row, self.capacity, on_room)
 
-    def _set_ticks(self) -> None:
-        limits = self.limits
-        self.tick = 0
+    def set_limits(self, limits: Limits) -> None:
+        """Other limits than the default, for requests from now on."""
+        self.limits = limits
         self.first_byte_ticks = ticks(limits.first_byte)
         self.head_ticks = ticks(limits.head_timeout)
         self.body_idle_ticks = ticks(limits.body_idle)

@@ -77,6 +77,7 @@ class Upload(io.RawIOBase):
     def feed(self, data: bytes, done: bool) -> None:
         """More of the body."""
         if data:
+            self._ask = None  # the client has not waited
             self._fed += len(data)
             self._queue.put(data)
         if done:
@@ -111,9 +112,9 @@ class Upload(io.RawIOBase):
         return count
 
     def _next(self) -> None:
-        if self._ask is not None:
-            self._call(self._ask)
-            self._ask = None
+        ask, self._ask = self._ask, None
+        if ask is not None:
+            self._call(ask)
         piece = self._queue.get()
         if piece is None:
             self._queue.put(None)  # for whoever reads again

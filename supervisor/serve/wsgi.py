@@ -158,11 +158,13 @@ class WsgiExchange(Answer):
         limits = self._connection.service.limits
         if self._gathered is None:
             self._gathered = Gathered(limits.memory_body)
-        self._gathered.add(data)
         if done:
+            self._gathered.add(data)
             self._submit()
-        elif self._gathered.size > limits.read_ahead and self._may_stream():
-            self._stream_body()
+        elif self._gathered.size + len(data) > limits.read_ahead and self._may_stream():
+            self._stream_body().feed(data, False)
+        else:
+            self._gathered.add(data)
 
     def writable(self) -> None:
         self._taken = self._written
@@ -213,14 +215,15 @@ class WsgiExchange(Answer):
     def _may_stream(self) -> bool:
         return not self._bridge.inline and isinstance(self._connection.body, SizedBody)
 
-    def _stream_body(self) -> None:
+    def _stream_body(self) -> Upload:
         ask = self._connection.send_continue if self.holds_body else None
-        self._upload = Upload(self._connection, self._connection.service.limits.read_ahead, ask)
+        upload = self._upload = Upload(self._connection, self._connection.service.limits.read_ahead, ask)
         if self._gathered is not None:
-            for piece in self._gathered.pieces:
-                self._upload.feed(piece, False)
+            with self._gathered.open() as gathered:
+                upload.feed(gathered.read(), False)
             self._gathered = None
         self._submit()
+        return upload
 
     def _submit(self) -> None:
         self._submitted = True
@@ -240,7 +243,10 @@ class WsgiExchange(Answer):
     # In the thread, or in the loop when inline.
 
     def run(self) -> None:
-        """Call the app and send what it gives. Raises nothing."""
+        """Call the app and send what it gives, in a context of its own. Raises nothing."""
+        self._bridge.service.context.copy().run(self._run)
+
+    def _run(self) -> None:
         if not self._gone:
             try:
                 self._result = self._bridge.app(self._environ(), self._start_response)
