@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Protocol
 
@@ -16,7 +17,6 @@ from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
 from supervisor.fleet import fleet as seats
 from supervisor.kernel.board import Board
-from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
@@ -24,7 +24,7 @@ from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
-from supervisor.master.releases import Release
+from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.spawner import Spawner
 from supervisor.master.vitals import Sampler
 from supervisor.master.worker import Worker
@@ -62,6 +62,7 @@ class App:
         self._next_count = 0  # what a roll under way is going to make of it
         self.held: set[int] = set()  # slots stopped by hand
         self.is_stopping = False
+        self.longest_linger = math.inf  # seconds; a stop in a hurry bounds what the settings grant idle connections
         self.board = Board(settings.name)
         self.listeners = Listeners()
         self.access = AccessFiles()
@@ -321,7 +322,7 @@ class App:
         worker = self.workers[command.worker]
         settings = self.releases[worker.generation].settings
         goes_for_good = self.is_stopping or worker.slot in self.held
-        linger = settings.idle_linger if goes_for_good else None
+        linger = min(settings.idle_linger, self.longest_linger) if goes_for_good else None
         worker.drain(settings.drain_timeout, linger, sweep=self.is_stopping)
 
     def _kill(self, command: seats.Kill) -> None:
@@ -393,8 +394,3 @@ class App:
         spawner = Spawner(self, self._reactor, self._children, self._journal, release.settings, release.generation)
         spawner.launch(self.board.fd, self.listeners.of(release.settings.bind))
         return spawner
-
-
-def wanted_workers(settings: AppSettings) -> int:
-    """The number of workers these settings ask for, on this machine."""
-    return settings.workers if settings.workers is not None else available_cpus()

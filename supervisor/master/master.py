@@ -32,6 +32,7 @@ from supervisor.messages.status import Status
 from supervisor.observe.journal import Journal
 
 SAMPLE_EVERY = 1.0  # seconds
+INTERRUPT_LINGER = 0.2  # seconds: a person waits for the prompt while browsers keep their connections open
 REAP_PATIENCE = 3.0  # seconds for killed processes to be reaped at the very end
 
 
@@ -244,6 +245,8 @@ class Master:
         if self._is_stopping:
             self._stop_at_once()
         else:
+            for app in self._apps.values():
+                app.longest_linger = INTERRUPT_LINGER
             self._stop("SIGINT; press Ctrl-C once more to stop at once")
 
     def _stop(self, why: str) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from supervisor.config.settings import AppSettings
 from supervisor.fleet.backoff import STABLE_AFTER, delay
+from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
@@ -117,3 +118,8 @@ class Release:
     def _start_again(self) -> None:
         self._retry = None
         self.start()
+
+
+def wanted_workers(settings: AppSettings) -> int:
+    """The number of workers these settings ask for, on this machine."""
+    return settings.workers if settings.workers is not None else available_cpus()
