@@ -32,7 +32,8 @@ def failing(folder: Path, statement: str, *arguments: str) -> Cluster:
     """A cluster, not started, whose app notes the time and then fails at import."""
     (folder / "broken_syntax.py").write_text("def app(:\n")
     (folder / "shop.py").write_text(
-        f"import time\nopen('failed-at', 'w').write(repr(time.time()))\ndef fail():\n    {statement or 'pass'}\nfail()\n"
+        "import time\nopen('failed-at', 'w').write(repr(time.time()))\n"
+        f"def fail():\n    {statement or 'pass'}\nfail()\n"
     )
     return Cluster(folder, "shop:app", *arguments, bind=f"unix:{folder}/web.sock")
 
@@ -163,6 +164,16 @@ def test_a_pidfile_of_another_live_instance_is_one_line_and_exit_1(tmp_path: Pat
     assert not pidfile.exists()
 
 
+def pointed_at(folder: Path, flag: str, path: str) -> Cluster:
+    """A cluster that is to use `path` for what the flag says."""
+    if flag == "--bind":
+        return deeds(folder, bind=f"unix:{path}")
+    cluster = deeds(folder, flag, path)
+    if flag == "--control":
+        cluster.arguments = cluster.arguments[:-2]
+    return cluster
+
+
 @pytest.fixture
 def unwritable(tmp_path: Path) -> Iterator[Path]:
     """A directory that nobody, or at least not this user, may make a file in."""
@@ -178,13 +189,7 @@ def unwritable(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("flag", ["--control", "--pidfile", "--access-log", "--bind"])
 def test_an_unwritable_directory_is_one_line_and_exit_1(tmp_path: Path, unwritable: Path, flag: str) -> None:
     path = str(unwritable / "holdfast-test")
-    if flag == "--bind":
-        cluster = deeds(tmp_path, bind=f"unix:{path}")
-    else:
-        cluster = deeds(tmp_path, flag, path)
-    if flag == "--control":
-        cluster.arguments = cluster.arguments[:-2]
-    line = refused(cluster)
+    line = refused(pointed_at(tmp_path, flag, path))
     assert path in line
     assert not os.path.lexists(path)
     assert list(files(tmp_path)) in ([], ["unwritable"])
@@ -193,13 +198,7 @@ def test_an_unwritable_directory_is_one_line_and_exit_1(tmp_path: Path, unwritab
 @pytest.mark.parametrize("flag", ["--control", "--pidfile", "--access-log", "--bind"])
 def test_a_directory_that_does_not_exist_is_one_line_and_exit_1(tmp_path: Path, flag: str) -> None:
     path = str(tmp_path / "nowhere" / "file")
-    if flag == "--bind":
-        cluster = deeds(tmp_path, bind=f"unix:{path}")
-    else:
-        cluster = deeds(tmp_path, flag, path)
-    if flag == "--control":
-        cluster.arguments = cluster.arguments[:-2]
-    line = refused(cluster)
+    line = refused(pointed_at(tmp_path, flag, path))
     assert str(tmp_path / "nowhere") in line
     assert list(files(tmp_path)) == []
 
