@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -105,11 +106,9 @@ class AccessLog:
     def flush(self) -> None:
         """Write what waits, without waiting."""
         while self._lines:
-            if self._room is not None and not self._room.poll(0):
-                return
             count, data = self._batch()
             try:
-                written = os.write(self._fd, data)
+                written = self._write(data)
             except BlockingIOError:
                 return
             except OSError:
@@ -143,27 +142,27 @@ class AccessLog:
         return count, b"".join(self._lines[:count])
 
     def _open(self, fd: int) -> None:
+        """Never wait for `fd`, and leave its flags alone: they belong to the open file, which others share. A socket
+        is asked not to wait at each write; a pipe or terminal is opened anew, to be non-blocking here only."""
         mode = os.fstat(fd).st_mode
         self._atomic = stat.S_ISFIFO(mode)
-        self._room: select.poll | None = None
-        if not stat.S_ISREG(mode):
-            fd = self._own_description(fd)
+        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
+        if self._socket is None and not stat.S_ISREG(mode):
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            os.close(fd)
+            fd = own
         self._fd = fd
 
-    def _own_description(self, fd: int) -> int:
-        """Open a pipe or terminal anew, to be non-blocking here only: the flag belongs to the open file, which others
-        share. A socket can't be opened anew, and is asked for room before each write."""
-        try:
-            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        except OSError:
-            self._room = select.poll()
-            self._room.register(fd, select.POLLOUT)
-            return fd
-        os.close(fd)
-        return own
+    def _write(self, data: bytes) -> int:
+        if self._socket is not None:
+            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return os.write(self._fd, data)
 
     def _close(self) -> None:
-        os.close(self._fd)
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            os.close(self._fd)
 
     def _as_text(self, client: tuple[str, int] | None, exchange: Exchange) -> bytes:
         now = time.time()

@@ -6,7 +6,7 @@ Invariant: a client can't set a variable it has no header for. Names with an und
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
 
 from supervisor.serve.head import PERCENT, fields
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Environ = dict[str, Any]
 
 _NAMES_KEPT = 1024
+_ADDRESSES_KEPT = 256
 _names: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 _LEFT_OUT = {"HTTP_PROXY"}  # httpoxy: CGI libraries take it for their own setting (CVE-2016-5385)
 
@@ -35,26 +36,37 @@ def _learn(name: bytes) -> str:
     return known
 
 
-def template(*, server: tuple[str, int | None] | None, multithread: bool, multiprocess: bool) -> Environ:
-    """The part that all requests to one address have in common. `wsgi.errors` is for the caller to add."""
-    name, port = server or ("localhost", None)
-    if port is None:  # a Unix socket; both variables must be there, and say something
-        name, port = "localhost", 80
-    return {
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.multithread": multithread,
-        "wsgi.multiprocess": multiprocess,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
-        "GATEWAY_INTERFACE": "CGI/1.1",
-        "SERVER_SOFTWARE": "holdfast",
-        "SERVER_NAME": name,
-        "SERVER_PORT": str(port),
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "SCRIPT_NAME": "",
-        "REMOTE_ADDR": "",
-    }
+class Templates:
+    """The part of the environ that all requests to one address of a worker have in common."""
+
+    def __init__(self, errors: TextIO, *, multithread: bool, multiprocess: bool) -> None:
+        self._common: Environ = {
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": errors,
+            "wsgi.multithread": multithread,
+            "wsgi.multiprocess": multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SERVER_SOFTWARE": "holdfast",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SCRIPT_NAME": "",
+            "REMOTE_ADDR": "",
+        }
+        self._known: dict[object, Environ] = {}
+
+    def at(self, server: tuple[str, int | None] | None) -> Environ:
+        """A copy, for the caller to fill."""
+        known = self._known.get(server)
+        if known is None:
+            name, port = server or ("localhost", None)
+            if port is None:  # a Unix socket; both variables must be there, and say something
+                name, port = "localhost", 80
+            known = self._common | {"SERVER_NAME": name, "SERVER_PORT": str(port)}
+            if len(self._known) < _ADDRESSES_KEPT:
+                self._known[server] = known
+        return known.copy()
 
 
 def fill(

@@ -33,7 +33,7 @@ class Exchange(Protocol):
         """The kernel has taken everything written so far."""
 
     def half_closed(self) -> None:
-        """The client sends no more, and has perhaps gone; what is written may still reach it."""
+        """The client has long said that it sends no more, and has probably gone; what is written may still reach it."""
 
     def lost(self) -> None:
         """Nothing written from now on reaches the client."""

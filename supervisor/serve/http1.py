@@ -1,8 +1,5 @@
-"""One HTTP/1.1 connection: bytes in, requests to the app, answers out in order, and the end of it all.
-
-    IDLE ──first byte──► HEAD ──whole head──► BUSY ──answer out──► IDLE, or NEXT when more is there already
-      │                   │                     ├────body unread──► SKIP ──body's end──► IDLE, NEXT
-      └───────────────────┴──refused, expired──►└────last answer──► CLOSING ──client's end──► CLOSED
+"""One HTTP/1.1 connection: bytes in, requests to the app, answers out in order, and the end of it all; `state` has the
+map.
 
 Invariants. At most one request is with the app; bytes that come behind it wait in `_rest`, and reading stops once they
 are more than `limits.read_ahead`. A connection in IDLE holds no parser, no bytes and no timer: its deadline is a number
@@ -13,7 +10,6 @@ end, for a reset would destroy an answer still on its way (RFC 9112 section 9.6)
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING
 
 import zttp
@@ -32,26 +28,12 @@ from supervisor.serve.head import (
     skip_empty_lines,
 )
 from supervisor.serve.limits import NEVER
+from supervisor.serve.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
-
-
-class State(enum.Enum):
-    """Where a connection is; the picture above. NEXT: pipelined bytes wait for their turn in the event loop."""
-
-    IDLE = 1
-    HEAD = 2
-    BUSY = 3
-    SKIP = 4
-    NEXT = 5
-    CLOSING = 6
-    CLOSED = 7
-
-
-IDLE, HEAD, BUSY, SKIP, NEXT, CLOSING, CLOSED = State
 
 
 class Connection(asyncio.Protocol):
@@ -121,8 +103,8 @@ class Connection(asyncio.Protocol):
         self.eof = True
         if self.body is not None or self.state not in (BUSY, NEXT):
             return False
-        if self.exchange is not None:
-            self.exchange.half_closed()
+        if self.state is BUSY and not self.write_paused:
+            self.expires = self.service.tick + self.service.half_closed_ticks
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -398,6 +380,8 @@ class Connection(asyncio.Protocol):
             self._close()
         elif state is BUSY and self.write_paused:
             self._expire_write()
+        elif state is BUSY and self.body is None:
+            self._expire_half_closed()
         elif state is BUSY:
             self._refuse_body(Refusal(408, "the body took too long"))
         else:
@@ -410,3 +394,9 @@ class Connection(asyncio.Protocol):
             self.expires = self.service.tick + self.service.write_idle_ticks
         else:
             self.transport.abort()
+
+    def _expire_half_closed(self) -> None:
+        """A client that has closed altogether looks like one that has half-closed, until something is written to it."""
+        self.expires = NEVER
+        if self.exchange is not None and not self.exchange.status:
+            self.exchange.half_closed()

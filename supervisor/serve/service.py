@@ -83,6 +83,7 @@ class Service:
         self.head_ticks = ticks(limits.head_timeout)
         self.body_idle_ticks = ticks(limits.body_idle)
         self.write_idle_ticks = ticks(limits.write_idle)
+        self.half_closed_ticks = ticks(limits.half_closed)
         self.closing_ticks = ticks(limits.closing)
         self.keepalive_ticks = ticks(limits.keepalive)
 

@@ -19,7 +19,7 @@ from zttp import Request
 
 from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render_text
 from supervisor.serve.body import SizedBody
-from supervisor.serve.environ import Environ, fill, set_length, template
+from supervisor.serve.environ import Environ, Templates, fill, set_length
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS
 from supervisor.serve.pool import Pool
@@ -44,7 +44,8 @@ class WsgiBridge:
         self.service = service
         self.inline = settings.threads == 1
         self.pool = Pool(settings.threads, service.loop, settings.name)
-        self._templates: dict[object, Environ] = {}
+        multiprocess = settings.workers != 1
+        self.environs = Templates(sys.stderr, multithread=not self.inline, multiprocess=multiprocess)
         self.live: set[WsgiExchange] = set()  # submitted and not over
         self.open = functools.partial(WsgiExchange, self)
 
@@ -55,17 +56,6 @@ class WsgiBridge:
             exchange.run()
         else:
             self.pool.submit(exchange)
-
-    def environ_at(self, server: tuple[str, int | None] | None) -> Environ:
-        """What all requests to one address have in common, for the caller to keep."""
-        known = self._templates.get(server)
-        if known is None:
-            multiprocess = self.service.settings.workers != 1
-            known = template(server=server, multithread=not self.inline, multiprocess=multiprocess)
-            known["wsgi.errors"] = sys.stderr
-            if len(self._templates) < 256:
-                self._templates[server] = known
-        return known.copy()
 
     def is_running(self) -> bool:
         """Whether app code is running or waits for a thread."""
@@ -294,7 +284,7 @@ class WsgiExchange(Answer):
 
     def _environ(self) -> Environ:
         connection = self._connection
-        environ = self._bridge.environ_at(connection.server)
+        environ = self._bridge.environs.at(connection.server)
         fill(environ, self.request, self.method, self._target, connection.client)
         if self._upload is not None:
             environ["wsgi.input"] = io.BufferedReader(self._upload, 65536)

@@ -49,7 +49,7 @@ class Exchange:
     def lost(self) -> None: ...
 
 
-RAW = b'GET /a"b?c HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: "\xff\\\r\n\r\n'
+RAW = b'GET /a|b?c HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: "\xff\\\r\n\r\n'
 
 
 def run(body: Callable[[asyncio.AbstractEventLoop], Any]) -> Any:
@@ -78,7 +78,7 @@ def test_the_text_is_apache_s_combined_and_the_duration(tmp_path: Path) -> None:
     run(body)
     one, two = (tmp_path / "log").read_text().splitlines()
     assert re.fullmatch(
-        r'1\.2\.3\.4 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\\x22b\?c HTTP/1\.1" 200 5 '
+        r'1\.2\.3\.4 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /a\|b\?c HTTP/1\.1" 200 5 '
         r'"http://r/" "\\x22\\xff\\x5c" 1\.5\d{5}',
         one,
     )
@@ -99,7 +99,7 @@ def test_json_is_one_object_a_line(tmp_path: Path) -> None:
     assert record == {
         "client": "1.2.3.4",
         "method": "GET",
-        "path": '/a"b?c',
+        "path": "/a|b?c",
         "protocol": "HTTP/1.1",
         "status": 200,
         "bytes": 5,

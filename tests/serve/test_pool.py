@@ -14,7 +14,7 @@ from supervisor.serve.pool import Pool
 class Work:
     """A job that posts what it is told to."""
 
-    def __init__(self, run: Callable[[], None]) -> None:
+    def __init__(self, run: Callable[[], object]) -> None:
         self._run = run
         self.got: list[tuple[bytes | None, bool]] = []
 
@@ -61,7 +61,7 @@ def test_blocked_jobs_leave_the_other_threads_to_others() -> None:
         release = threading.Event()
         done = threading.Event()
         for _ in range(2):
-            pool.submit(Work(lambda: release.wait(10) and None))
+            pool.submit(Work(lambda: release.wait(10)))
         await asyncio.sleep(0)
         for _ in range(100):
             done.clear()
@@ -79,7 +79,7 @@ def test_threads_are_started_as_needed_up_to_the_size_and_end_with_the_pool() ->
         assert not pool._threads
         together = threading.Barrier(4)
         for _ in range(6):
-            pool.submit(Work(lambda: together.wait(5) and None))
+            pool.submit(Work(lambda: together.wait(5)))
         for _ in range(2):
             await asyncio.to_thread(together.wait, 5)
         assert [thread.name for thread in pool._threads] == ["test-1", "test-2", "test-3"]
