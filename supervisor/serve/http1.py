@@ -302,10 +302,8 @@ class Connection(asyncio.Protocol):
             return
         self.state = IDLE
         self.expires = service.tick + service.keepalive_ticks
-        if self.eof:
+        if self.eof or service.closes_idle:
             self._close()
-        elif service.closes_idle:
-            self._linger()
         elif not self._reading:
             self.resume_reading()
 
@@ -369,7 +367,7 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """The worker is going: an idle connection ends now."""
         if self.state is IDLE:
-            self._linger()
+            self._close()  # nothing was sent that a reset could hit, and who idles may take long to notice the end
 
     def expire(self) -> None:
         """The deadline has passed."""
