@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -21,7 +22,17 @@ import setproctitle
 from supervisor.config.settings import Interface
 from supervisor.errors import AppError
 from supervisor.kernel.channel import Channel
-from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, to_spawner
+from supervisor.messages.wire import (
+    Fork,
+    Forked,
+    ForkFailed,
+    FromSpawner,
+    Imported,
+    ImportFailed,
+    Launch,
+    encode,
+    to_spawner,
+)
 from supervisor.spawner.importing import LoadedApp, load_app, prepare
 from supervisor.worker.output import guard_standard_streams
 from supervisor.worker.process import Seat, run
@@ -58,7 +69,7 @@ def main() -> int:
     try:
         release = _import(launch, fds, threads, channel)
     except AppError as error:
-        channel.send(encode(ImportFailed(str(error))))
+        _tell(channel, ImportFailed(str(error)))
         os._exit(1)  # a thread that the app has started must not keep a failed release alive
     _title(launch, "spawner")
     seat = _attend(channel, release)
@@ -93,7 +104,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
         threads=threads,
         seconds=loaded.seconds if loaded else 0.0,
     )
-    channel.send(encode(answer))
+    _tell(channel, answer)
     return Release(launch, fds[0], tuple(fds[1:]), loaded)
 
 
@@ -129,16 +140,21 @@ def _attend(channel: Channel, release: Release) -> Seat | None:
         try:
             pid = _fork_twice()
         except OSError as error:
-            channel.send(encode(ForkFailed(request.worker, f"fork: {error.strerror}")))
+            _tell(channel, ForkFailed(request.worker, f"fork: {error.strerror}"))
             pid = -1
         if pid == 0:
             channel.close()
             return _seat(release, request, fds)
         if pid > 0:
-            channel.send(encode(Forked(request.worker, pid)))
+            _tell(channel, Forked(request.worker, pid))
         for fd in fds:
             os.close(fd)
     return None
+
+
+def _tell(channel: Channel, message: FromSpawner) -> None:
+    with contextlib.suppress(ConnectionError):  # the master is gone or wants no more of this release: we leave next
+        channel.send(encode(message))
 
 
 def _fork_twice() -> int:
