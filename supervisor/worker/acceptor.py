@@ -4,6 +4,7 @@ Invariants:
 - The listening sockets are in an epoll of the worker's own, whose descriptor the event loop watches: a worker without
   room takes them out and sees no connection, while the kernel keeps them queued for whoever has room.
 - One wake-up takes one connection; more only while nothing else is under way, so that an idle sibling gets its share.
+- A connection just taken counts as a request, which is all but sure to be on its way: with room for one, one is taken.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from supervisor.kernel.board import Cell, Row
+
 WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+FIRST_REQUEST_PAUSE = 0.005  # seconds that a full worker gives connections just taken to bring their requests
 SHORTAGE_PAUSE = 0.5  # seconds without accepting after the kernel refused one for want of resources
 SWEEP = 4096  # connections taken at most from the queue of a socket that is about to close
+_STARTED = int(Cell.STARTED)
 
 
 class Taker(Protocol):
@@ -34,44 +39,50 @@ class Taker(Protocol):
 
 
 class Acceptor:
-    """Feeds `taker` from the listening sockets. `on_change(is_open)` tells when it starts or stops taking."""
+    """Feeds `taker` from the listening sockets. `on_change(is_open)` tells when it starts or stops taking.
+
+    `row` is where the taker counts the requests that it has begun.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: list[socket.socket],
         taker: Taker,
+        row: Row,
         on_shortage: Callable[[OSError], None],
         on_change: Callable[[bool], None],
     ) -> None:
         self._loop = loop
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._taker = taker
+        self._row = row
         self._on_shortage = on_shortage
         self._on_change = on_change
         self._epoll = select.epoll()
         self._is_open = False
+        self._is_watching = False
         self._is_short = False
+        self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
 
     def open(self) -> None:
         """Begin, or begin again, to take connections. Harmless when open, closed for good, or out of descriptors."""
-        if self._is_open or self._is_short or self._epoll.closed:
+        if self._is_watching or self._is_short or self._epoll.closed:
             return
         for fd in self._listeners:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._loop.add_reader(self._epoll.fileno(), self._on_waiting)
-        self._is_open = True
-        self._on_change(True)
+        self._is_watching = True
+        if not self._is_open:
+            self._is_open = True
+            self._on_change(True)
 
     def pause(self) -> None:
         """Leave the listening sockets to others."""
-        if not self._is_open:
-            return
-        self._loop.remove_reader(self._epoll.fileno())
-        for fd in self._listeners:
-            self._epoll.unregister(fd)
-        self._is_open = False
-        self._on_change(False)
+        self._look_away()
+        if self._is_open:
+            self._is_open = False
+            self._on_change(False)
 
     def close(self, *, sweep: bool) -> None:
         """Stop for good and close this process's copies; with `sweep` take first what already waits."""
@@ -85,16 +96,39 @@ class Acceptor:
         self._epoll.close()
 
     def _on_waiting(self) -> None:
+        for fd, _events in self._epoll.poll(0, len(self._listeners)):
+            for _ in range(1 if self._taker.inflight else WHILE_IDLE):
+                if not (self._has_room() and self._take(self._listeners[fd])):
+                    break
+            if not self._is_watching:
+                return
+
+    def _has_room(self) -> bool:
+        """Whether one more connection could be served; if not, stop watching until there may be room again."""
         taker = self._taker
         if taker.inflight >= taker.capacity:
             self.pause()
-            return
-        for fd, _events in self._epoll.poll(0, len(self._listeners)):
-            for _ in range(1 if taker.inflight else WHILE_IDLE):
-                if not self._take(self._listeners[fd]):
-                    break
-            if not self._is_open:
-                return
+            return False
+        if taker.inflight + max(0, self._awaited - self._row[_STARTED]) >= taker.capacity:
+            self._look_away()
+            self._loop.call_later(FIRST_REQUEST_PAUSE, self._look_again)
+            return False
+        return True
+
+    def _look_away(self) -> None:
+        if self._is_watching:
+            self._loop.remove_reader(self._epoll.fileno())
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
+            self._is_watching = False
+
+    def _look_again(self) -> None:
+        """Those who have brought no request by now are clients who connect in advance: they are not waited for."""
+        self._awaited = 0
+        if self._taker.inflight < self._taker.capacity:
+            self.open()
+        else:
+            self.pause()
 
     def _take(self, listener: socket.socket) -> bool:
         try:
@@ -109,6 +143,7 @@ class Acceptor:
                 return False
             raise
         sock.setblocking(False)
+        self._awaited = max(self._awaited, self._row[_STARTED]) + 1
         self._taker.accepted(sock)
         return True
 

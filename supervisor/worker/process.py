@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import setproctitle
 import uvloop
 
 from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import AppError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
+from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     BootFailed,
     Drain,
@@ -202,7 +202,7 @@ class Worker:
 
     def _take_connections(self, service: Service) -> None:
         listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
-        self._acceptor = Acceptor(self._loop, listeners, service, self._on_shortage, self._on_admission)
+        self._acceptor = Acceptor(self._loop, listeners, service, self._row, self._on_shortage, self._on_admission)
         self._acceptor.open()
         self._enter(WorkerState.READY)
 
@@ -289,4 +289,4 @@ class Worker:
 
     def _title(self, state: str) -> None:
         seat = self._seat
-        setproctitle.setproctitle(f"holdfast: {seat.settings.name} g{seat.generation} w{seat.slot} {state}")
+        set_title(f"{seat.settings.name} g{seat.generation} w{seat.slot} {state}")
