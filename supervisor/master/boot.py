@@ -12,14 +12,15 @@ import sys
 from typing import NoReturn
 
 import msgspec
-import setproctitle
 
 from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.errors import ProtocolError, UserError
 from supervisor.kernel.files import read_settings
 from supervisor.kernel.notify import listen_fds
+from supervisor.kernel.process import become_subreaper
 from supervisor.kernel.reactor import Reactor
+from supervisor.kernel.title import current_title, restore_title, set_title
 from supervisor.master.master import Master, on_error
 from supervisor.observe.journal import Journal
 from supervisor.observe.sink import Sink
@@ -29,6 +30,7 @@ def exec_master(source: Source) -> NoReturn:
     """Become the master: same pid, fresh interpreter, `source` in a memfd that crosses the exec."""
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)  # until the master can take them, which most would not survive
+    become_subreaper()  # it outlasts the exec, so the master is spared the means to it
     record = os.memfd_create("holdfast-source", 0)
     os.write(record, msgspec.msgpack.encode(source))
     os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.master", str(record)])  # noqa: S606  # no shell on purpose
@@ -41,7 +43,7 @@ def resume(record: int) -> int:
     except (OSError, msgspec.DecodeError) as error:
         raise ProtocolError(f"python -m supervisor.master is started by `holdfast run`, not by hand: {error}") from None
     os.close(record)
-    return run_master(load(source, read_settings(source.path)), source)
+    return _run(load(source, read_settings(source.path)), source)
 
 
 def _keep_descriptors_to_ourselves() -> None:
@@ -54,10 +56,15 @@ def _keep_descriptors_to_ourselves() -> None:
 
 def run_master(settings: Settings, source: Source | None) -> int:
     """Run a master in this process, on this (the main) thread, until it is told to stop. Returns the exit code."""
+    become_subreaper()
+    return _run(settings, source)
+
+
+def _run(settings: Settings, source: Source | None) -> int:
     listen_fds()  # systemd's variables are for us alone, whether the settings name its sockets or not
     _keep_descriptors_to_ourselves()
-    title = setproctitle.getproctitle()
-    setproctitle.setproctitle("holdfast: master")
+    title = current_title()
+    set_title("master")
     reactor = Reactor(lambda error: on_error(journal, error))
     stdout, stderr = Sink(reactor, 1, "stdout"), Sink(reactor, 2, "stderr")
     journal = Journal(stdout, stderr, log_format=settings.supervisor.log_format)
@@ -69,4 +76,4 @@ def run_master(settings: Settings, source: Source | None) -> int:
     finally:
         journal.close()
         reactor.close()
-        setproctitle.setproctitle(title)
+        restore_title(title)

@@ -22,7 +22,6 @@ from supervisor.errors import SettingsError, SurroundingsError, UserError
 from supervisor.kernel.files import read_settings
 from supervisor.kernel.instance import Pidfile, claim, default_control_path
 from supervisor.kernel.notify import Notifier
-from supervisor.kernel.process import become_subreaper
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.app import App
 from supervisor.master.children import Children
@@ -60,7 +59,6 @@ class Master:
         with contextlib.ExitStack() as opened:
             opened.callback(self._end_everything)
             self._watch_signals()
-            become_subreaper()
             self._claim_control(opened)
             for app in self._apps.values():
                 app.open(app.settings)

@@ -17,11 +17,11 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-import setproctitle
-
 from supervisor.config.settings import Interface
 from supervisor.errors import AppError
 from supervisor.kernel.channel import Channel
+from supervisor.kernel.memory import let_go_of_code
+from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Fork,
     Forked,
@@ -98,6 +98,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
     gc.collect()
     gc.freeze()
     gc.enable()
+    let_go_of_code()
     answer = Imported(
         preloaded=loaded is not None,
         interface=loaded.interface if loaded else settings.interface,
@@ -217,7 +218,7 @@ def _app_of(release: Release) -> tuple[object, Interface]:
 
 
 def _title(launch: Launch, state: str) -> None:
-    setproctitle.setproctitle(f"holdfast: {launch.settings.name} g{launch.generation} {state}")
+    set_title(f"{launch.settings.name} g{launch.generation} {state}")
 
 
 if __name__ == "__main__":
