@@ -20,7 +20,7 @@ def let_go_of_code() -> None:
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     with open("/proc/self/maps") as maps:
-        for line in maps.readlines():
+        for line in list(maps):  # the calls below change the very list
             span, mode, _offset, _device, _inode, *path = line.split(maxsplit=5)
             if mode == "r-xp" and path and path[0].startswith("/"):
                 start, end = (int(part, 16) for part in span.split("-"))
