@@ -115,7 +115,7 @@ def memory_object(found: dict[str, Memory | str]) -> dict[str, Any]:
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
