@@ -276,13 +276,10 @@ class AsgiExchange(Answer):
     def _stream(self, body: bytes) -> None:
         data = self.more(body) if self._phase is BODY else self._open() + self.more(body)
         if data:
-            self._connection.transport.write(data)
+            self._connection.stream(data)
 
     def _finish(self, body: bytes) -> None:
-        data = self.more(body) + self.end()
-        if data:
-            self._connection.transport.write(data)
-        self._done()
+        self._done(self.more(body) + self.end())
 
     def _open(self) -> bytes:
         connection = self._connection
@@ -292,11 +289,11 @@ class AsgiExchange(Answer):
         self._phase = BODY
         return head
 
-    def _done(self) -> None:
+    def _done(self, data: bytes = b"") -> None:
         self._phase = DONE
         if self._changed is not None:
             self._changed.set()
-        self._connection.finish()
+        self._connection.finish(data)
 
     def _want_body(self) -> None:
         if self.holds_body and self._phase is not BODY:

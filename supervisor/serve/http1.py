@@ -28,6 +28,7 @@ from supervisor.serve.head import (
     skip_empty_lines,
 )
 from supervisor.serve.limits import NEVER
+from supervisor.serve.outgoing import Outgoing
 from supervisor.serve.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from supervisor.serve.tally import Tally
 
 
-class Connection(asyncio.Protocol):
+class Connection(Outgoing):
     """Drives one client's bytes. An exchange writes through `transport`, and ends with `finish` or `cut`."""
 
     __slots__ = (
@@ -54,19 +55,16 @@ class Connection(asyncio.Protocol):
         "service",
         "state",
         "tally",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, service: Service, tally: Tally) -> None:
+        super().__init__(service.loop, service.context)
         self.service = service
         self.tally = tally
-        self.transport: asyncio.Transport
         self.state = IDLE
         self.expires = service.tick + service.first_byte_ticks
         self.exchange: Exchange | None = None
         self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
-        self.write_paused = False
         self.eof = False
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int | None] | None = None
@@ -79,10 +77,7 @@ class Connection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-        # With no buffer of its own, the transport hands each write to the kernel at once and pauses us when the
-        # kernel takes no more: right after a write, `write_paused` says whether the answer is out.
-        self.transport.set_write_buffer_limits(0)
+        super().connection_made(transport)
         self.client, self.server = self.service.addresses(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -110,6 +105,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         self.state = CLOSED
         self.expires = NEVER
+        self.outgoing.clear()
         self._rest = b""
         self.body = None
         exchange, self.exchange = self.exchange, None
@@ -119,13 +115,13 @@ class Connection(asyncio.Protocol):
         self.service.forget(self)
 
     def pause_writing(self) -> None:
-        self.write_paused = True
+        super().pause_writing()
         self._unsent = self.transport.get_write_buffer_size()
         if self.state is BUSY:
             self.expires = self.service.tick + self.service.write_idle_ticks
 
     def resume_writing(self) -> None:
-        self.write_paused = False
+        super().resume_writing()
         if self.state is BUSY:
             self._await_body()
         if self._flushing:
@@ -147,12 +143,7 @@ class Connection(asyncio.Protocol):
         if end == 3:
             self._wait_for_head(data, fresh)
             return
-        if end == len(data):
-            head = data
-            self._rest = b""
-        else:
-            head = data[:end]
-            self._rest = data[end:]
+        head, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
         service = self.service
         if end > service.limits.request_line and (refusal := judge_size(head, service.limits)):
             self._refuse(refusal)
@@ -271,8 +262,11 @@ class Connection(asyncio.Protocol):
         body = self.body
         return body is not None and 0 <= body.remaining <= self.service.limits.discard and not exchange.holds_body
 
-    def finish(self) -> None:
-        """The answer is complete: every byte of it was written."""
+    def finish(self, data: bytes = b"") -> None:
+        """The answer is complete with `data`."""
+        if data or self.outgoing:
+            self.outgoing.append(data)
+            self.flush()
         if self.write_paused:
             self._flushing = True
             return
@@ -322,6 +316,7 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Half-close, and read what the client still sends until it closes, too."""
+        self.flush()
         self._rest = b""
         self.body = None
         if self.eof:
@@ -355,7 +350,8 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def cut(self) -> None:
-        """Give up on the request under way, if any, and on the connection, without a further byte."""
+        """Give up on the request under way, if any, and on the connection."""
+        self.flush()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             self.tally.cut()

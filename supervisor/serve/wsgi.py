@@ -191,12 +191,12 @@ class WsgiExchange(Answer):
         if data is None:
             connection.cut()
             return
-        connection.transport.write(data)
         if last:
             if self._upload is not None:
                 self._upload.lost()
-            connection.finish()
+            connection.finish(data)
             return
+        connection.stream(data)
         self._written += len(data)
         if not connection.write_paused:
             self._taken = self._written

@@ -203,7 +203,8 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
     more = True
     while more:
         message = await receive()
-        assert message["type"] == "http.request", message
+        if message["type"] == "http.disconnect":
+            return
         body += message["body"]
         more = message["more_body"]
     content = f"{scope['method']} {scope['path']} ".encode() + body
