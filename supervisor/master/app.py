@@ -188,10 +188,10 @@ class App:
     def sample(self, now: float) -> None:
         """Take everybody's pulse, and recycle who has used itself up."""
         self.sampler.sample(list(self.workers.values()), now)
-        for each in self.workers.values():
-            self.news.dropped(each, *each.newly_dropped())
-        for slot in self.engine.fleet.slots.values():
-            if not slot.is_settled or slot.holder is None or (worker := self.workers.get(slot.holder.id)) is None:
+        for worker in list(self.workers.values()):  # the one that has served longest is the first to go
+            self.news.dropped(worker, *worker.newly_dropped())
+            slot = self.engine.fleet.slots.get(worker.slot)
+            if slot is None or not slot.is_settled or slot.holder is None or slot.holder.id != worker.number:
                 continue
             limit = limits.Limits(self.releases[worker.generation].settings.max_memory, worker.max_requests)
             sample = limits.Sample(self.sampler.of(worker).rss_bytes, worker.requests)
