@@ -21,6 +21,10 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     interface: Interface | None = None
     bind: tuple[str, ...] = ("127.0.0.1:8000",)
+    backlog: int = 4096
+    defer_accept: float = 0.0
+    unix_mode: int = 0o666
+    unix_owner: str | None = None  # None: whoever starts holdfast
     workers: int | None = None  # None: as many as CPUs this process may use
     threads: int = 8
     preload: Preload = "auto"

@@ -21,6 +21,7 @@ Parser = Callable[[object], Any]
 MAX_WORKERS = 1024
 MAX_THREADS = 1024
 MAX_INFLIGHT = 1_000_000
+MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once 16 bits wide
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
 MAX_BINDS = 64
@@ -34,6 +35,9 @@ _IDENTIFIER = r"[^\W\d]\w*"
 _TARGET = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*:{_IDENTIFIER}(?:\.{_IDENTIFIER})*(?:\(\))?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _READY_PATH = re.compile(r"/[!-\"$-~]*")  # what may stand in a request line before '#', RFC 9112 section 3.2.1
+_MODE = re.compile(r"(?:0o)?[0-7]{3,4}", re.ASCII)
+_ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
+_OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
 _APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -185,6 +189,21 @@ def parse_socket_path(value: object) -> str:
     """A path short enough for a Unix socket."""
     if not isinstance(value, str) or not value or "\0" in value or _bytes(value) > MAX_UNIX_PATH:
         raise ValueError(f"a path of 1 to {MAX_UNIX_PATH} bytes, not {shown(value)}")
+    return value
+
+
+def parse_mode(value: object) -> int:
+    """Permission bits as octal text. A number is refused: `660` would be read in decimal, and mean something else."""
+    number = int(value, 8) if isinstance(value, str) and _MODE.fullmatch(value) else 0o1000
+    if number > 0o777:
+        raise ValueError(f'permissions in octal, in quotes, such as "0660", not {shown(value)}')
+    return number
+
+
+def parse_owner(value: object) -> str:
+    """`user:group`, `user` or `:group`; whether the machine knows them shows when the socket is opened."""
+    if not isinstance(value, str) or not _OWNER.fullmatch(value):
+        raise ValueError(f"user:group, user or :group, such as root:www-data, not {shown(value)}")
     return value
 
 

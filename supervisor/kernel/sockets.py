@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
+import math
 import os
+import pwd
 import socket
 import stat
 
@@ -57,8 +60,11 @@ class Listener:
         return f"<Listener {self.bound}{' (inherited)' if self.inherited else ''}>"
 
 
-def open_tcp(host: str, port: int, *, backlog: int = BACKLOG) -> Listener:
+def open_tcp(host: str, port: int, *, backlog: int = BACKLOG, defer: float = 0.0) -> Listener:
     """Listen on `host:port`; port 0 takes a free one, an empty host is every IPv4 address.
+
+    With `defer` the kernel hands a connection out only with its first bytes, or, from a silent client, after about that
+    many seconds (tcp(7), TCP_DEFER_ACCEPT); 0 hands it out at once.
 
     A name that has several addresses is bound to one, IPv4 first (as gunicorn does): `localhost` is 127.0.0.1. IPv6
     sockets take IPv6 only, so `0.0.0.0:80` and `[::]:80` can be bound side by side. Raises `SurroundingsError`.
@@ -74,6 +80,8 @@ def open_tcp(host: str, port: int, *, backlog: int = BACKLOG) -> Listener:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if defer:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, math.ceil(defer))
         sock.bind(sockaddr)
         sock.listen(backlog)
     except OSError as error:
@@ -82,22 +90,58 @@ def open_tcp(host: str, port: int, *, backlog: int = BACKLOG) -> Listener:
     return Listener(address, sock)
 
 
-def open_unix(path: str, *, backlog: int = BACKLOG, mode: int = SOCKET_MODE) -> Listener:
-    """Listen on a socket file with exactly this `mode`; a stale one is replaced. Raises `SurroundingsError`."""
+def open_unix(
+    path: str, *, backlog: int = BACKLOG, mode: int = SOCKET_MODE, owner: tuple[int, int] = (-1, -1)
+) -> Listener:
+    """Listen on a socket file with exactly this `mode` and `owner` (uid and gid, -1 for our own, as chown(2) has it).
+
+    A stale file is replaced. Raises `SurroundingsError`.
+    """
     check_unix_path(path)
     _clear_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(
-            sock.fileno(), mode
-        )  # bind gives the file no more than this: it is never open to others, even briefly
+        # bind gives the file no more than this: it is never open to others, even briefly
+        os.fchmod(sock.fileno(), mode if owner == (-1, -1) else 0)
         sock.bind(path)
+        if owner != (-1, -1):
+            _give_away(path, owner)
         os.chmod(path, mode)  # and now what the umask took away
         sock.listen(backlog)
+    except SurroundingsError:
+        sock.close()
+        os.unlink(path)
+        raise
     except OSError as error:
         sock.close()
         raise SurroundingsError(_path_refusal(path, error)) from None
     return Listener(f"unix:{path}", sock)
+
+
+def find_owner(name: str) -> tuple[int, int]:
+    """Uid and gid of `user:group`, `user` or `:group`, each a name or a number; -1 for what is left out.
+
+    Raises `SurroundingsError` when this machine does not know the name.
+    """
+    user, _, group = name.partition(":")
+    try:
+        uid = -1 if not user else int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise SurroundingsError(f"unix_owner {name}: this machine has no user {user!r}") from None
+    try:
+        gid = -1 if not group else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SurroundingsError(f"unix_owner {name}: this machine has no group {group!r}") from None
+    return uid, gid
+
+
+def longest_backlog() -> int | None:
+    """What the kernel cuts every backlog down to, net.core.somaxconn (listen(2)); None when it does not say."""
+    try:
+        with open("/proc/sys/net/core/somaxconn") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def adopt_fd(number: int) -> Listener:
@@ -184,6 +228,14 @@ def _clear_stale(path: str) -> None:
         pass
     except OSError as error:
         raise SurroundingsError(_path_refusal(path, error)) from None
+
+
+def _give_away(path: str, owner: tuple[int, int]) -> None:
+    try:
+        os.chown(path, *owner)
+    except OSError as error:
+        who = ":".join("" if number < 0 else str(number) for number in owner)
+        raise SurroundingsError(f"{path}: can't be given to {who}: {_reason(error)}: that takes root") from None
 
 
 def _is_answered(path: str) -> bool:

@@ -95,7 +95,7 @@ class App:
 
     def open(self, settings: AppSettings) -> None:
         """Open what these settings name and is not open: sockets, access log. Raises `SurroundingsError`."""
-        self.listeners.ensure(settings.bind)
+        self.listeners.ensure(settings)
         self.access.ensure(settings.access_log)
 
     def close_unused(self) -> None:

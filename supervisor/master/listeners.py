@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
 from supervisor.kernel.address import Fd, Systemd, Unix, parse_address
-from supervisor.kernel.sockets import Listener, adopt_fd, adopt_systemd, open_tcp, open_unix
+from supervisor.kernel.sockets import Listener, adopt_fd, adopt_systemd, find_owner, open_tcp, open_unix
 
 
 class Listeners:
@@ -19,13 +20,16 @@ class Listeners:
     def __init__(self) -> None:
         self._open: dict[str, Listener] = {}
 
-    def ensure(self, addresses: Sequence[str]) -> None:
-        """Open those that are not open. Raises `SurroundingsError` and then opens none."""
+    def ensure(self, settings: AppSettings) -> None:
+        """Open what they bind and is not open. Raises `SurroundingsError` and then opens none.
+
+        Backlog, mode and owner are those of the moment of opening: a socket that stays is not touched again.
+        """
         opened: dict[str, Listener] = {}
         try:
-            for address in addresses:
+            for address in settings.bind:
                 if address not in self._open and address not in opened:
-                    opened[address] = _open(address)
+                    opened[address] = _open(address, settings)
         except SurroundingsError:
             for listener in opened.values():
                 listener.close()
@@ -48,12 +52,13 @@ class Listeners:
         self.keep_only(())
 
 
-def _open(text: str) -> Listener:
+def _open(text: str, settings: AppSettings) -> Listener:
     address = parse_address(text)
     if isinstance(address, Unix):
-        return open_unix(address.path)
+        owner = find_owner(settings.unix_owner) if settings.unix_owner else (-1, -1)
+        return open_unix(address.path, backlog=settings.backlog, mode=settings.unix_mode, owner=owner)
     if isinstance(address, Fd):
         return adopt_fd(address.number)
     if isinstance(address, Systemd):
         return adopt_systemd(address.name)
-    return open_tcp(address.host, address.port)
+    return open_tcp(address.host, address.port, backlog=settings.backlog, defer=settings.defer_accept)

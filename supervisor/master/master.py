@@ -23,6 +23,7 @@ from supervisor.kernel.files import read_settings
 from supervisor.kernel.instance import Pidfile, claim, default_control_path
 from supervisor.kernel.notify import Notifier
 from supervisor.kernel.reactor import Reactor
+from supervisor.kernel.sockets import longest_backlog
 from supervisor.master.app import App
 from supervisor.master.children import Children
 from supervisor.master.snapshot import app_status
@@ -155,6 +156,10 @@ class Master:
         for app in self._apps.values():
             where = ", ".join(listener.bound for listener in app.listeners.of(app.settings.bind))
             self._journal.event("log", f"listening on {where}", app=app.name)
+        wanted, allowed = max(app.settings.backlog for app in self._apps.values()), longest_backlog()
+        if allowed is not None and allowed < wanted:
+            text = f"backlog {wanted} is cut down to net.core.somaxconn, {allowed}; raise it with sysctl(8)"
+            self._journal.event("log", text, level="warning")
 
     # While it serves
 

@@ -23,6 +23,10 @@ WEB = '[app.web]\napp = "shop:app"\n'
 CASES: dict[str, tuple[str, object, str, str]] = {
     "app": ('"shop.web:make()"', "shop.web:make()", '"shop.web"', "module:attribute or module:factory()"),
     "bind": ('["[::]:80", "unix:/a"]', ("[::]:80", "unix:/a"), '["80"]', "host:port"),
+    "backlog": ("128", 128, "0", "1 to 65535"),
+    "defer_accept": ("5", 5.0, "-1", "seconds"),
+    "unix_mode": ('"0660"', 0o660, '"rw"', 'in quotes, such as "0660"'),
+    "unix_owner": ('"root:www-data"', "root:www-data", '"a b"', "user:group"),
     "interface": ('"wsgi"', "wsgi", '"cgi"', "asgi or wsgi"),
     "chdir": ('"/srv/shop"', "/srv/shop", '""', "a path"),
     "env": ('{ A = "1" }', {"A": "1"}, "{ A = 1 }", "a string for A"),

@@ -179,6 +179,28 @@ def test_a_wrong_ready_path_is_refused(path: object) -> None:
         values.parse_ready_path(path)
 
 
+@pytest.mark.parametrize(("text", "mode"), [("0660", 0o660), ("600", 0o600), ("0o777", 0o777), ("000", 0)])
+def test_a_mode_is_octal_text(text: str, mode: int) -> None:
+    assert values.parse_mode(text) == mode
+
+
+@pytest.mark.parametrize("mode", [660, 0o660, "0x1f", "8", "1777", "rw-rw----", "", "66", True])
+def test_a_wrong_mode_is_refused(mode: object) -> None:
+    with pytest.raises(ValueError, match=r'in quotes, such as "0660", not '):
+        values.parse_mode(mode)
+
+
+@pytest.mark.parametrize("owner", ["root:www-data", "root", ":web", "1000:1000", "svc_app$"])
+def test_an_owner_is_user_and_group_or_one_of_them(owner: str) -> None:
+    assert values.parse_owner(owner) == owner
+
+
+@pytest.mark.parametrize("owner", ["", ":", "a b", "a:b:c", "a:", 1000, "-x", "a\n"])
+def test_a_wrong_owner_is_refused(owner: object) -> None:
+    with pytest.raises(ValueError, match="user:group, user or :group"):
+        values.parse_owner(owner)
+
+
 def test_a_socket_path_is_short_enough_for_the_kernel() -> None:
     assert values.parse_socket_path("/" + "x" * 106)
     with pytest.raises(ValueError, match="1 to 107 bytes"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from supervisor.kernel.sockets import (
     adopt_fd,
     adopt_systemd,
     check_unix_path,
+    find_owner,
+    longest_backlog,
     open_tcp,
     open_unix,
 )
@@ -32,6 +35,19 @@ if os.getuid() == 0:
     os.setuid(65534)
 try:
     open_tcp("127.0.0.1", int(sys.argv[2])) if sys.argv[1] == "tcp" else open_unix(sys.argv[2])
+except SurroundingsError as error:
+    print(json.dumps(str(error)))
+"""
+
+GIVEN_AWAY_BY_NOBODY = """
+import json, os, sys
+from supervisor.errors import SurroundingsError
+from supervisor.kernel.sockets import open_unix
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setuid(65534)
+try:
+    open_unix(sys.argv[1], owner=(0, 0))
 except SurroundingsError as error:
     print(json.dumps(str(error)))
 """
@@ -186,6 +202,58 @@ def test_a_socket_file_has_the_mode_asked_for_whatever_the_umask(
     finally:
         assert os.umask(before) == umask
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_socket_file_belongs_to_the_owner_asked_for(opened: Keep, tmp_path: Path) -> None:
+    opened(open_unix(str(tmp_path / "s"), mode=0o660, owner=(NOBODY, NOBODY)))
+    status = (tmp_path / "s").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (NOBODY, NOBODY, 0o660)
+
+
+def test_an_owner_is_found_by_name_or_number_and_either_half_can_be_left_out() -> None:
+    assert find_owner("root:root") == find_owner("0:0") == (0, 0)
+    assert find_owner("65534") == (NOBODY, -1)
+    assert find_owner(":65534") == (-1, NOBODY)
+
+
+@pytest.mark.parametrize(("owner", "unknown"), [("nosuch:root", "user 'nosuch'"), (":nosuch", "group 'nosuch'")])
+def test_an_owner_that_the_machine_does_not_know_is_named(owner: str, unknown: str) -> None:
+    with pytest.raises(SurroundingsError, match=f"unix_owner {owner}: this machine has no {unknown}"):
+        find_owner(owner)
+
+
+def test_a_socket_that_cannot_be_given_away_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if folder.name.startswith("pytest-"):
+            folder.chmod(0o755)
+    said = in_python(GIVEN_AWAY_BY_NOBODY, str(tmp_path / "s"))
+    assert "can't be given to 0:0: Operation not permitted: that takes root" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_backlog_asked_for_is_the_one_in_force(opened: Keep) -> None:
+    listener = opened(open_tcp("127.0.0.1", 0, backlog=7))
+    info = listener.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    assert int.from_bytes(info[28:32], sys.byteorder) == 7  # of a listening socket tcpi_sacked is its backlog
+
+
+def test_the_kernels_longest_backlog_is_known() -> None:
+    assert longest_backlog() == int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+def test_a_deferring_socket_hands_out_a_connection_only_with_its_first_bytes(opened: Keep) -> None:
+    listener = opened(open_tcp("127.0.0.1", 0, defer=5))
+    assert opened(open_tcp("127.0.0.1", 0)).sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
+    with socket.create_connection(("127.0.0.1", port_of(listener)), 5) as client:
+        with pytest.raises(BlockingIOError):
+            listener.sock.accept()
+        client.sendall(b"x")
+        listener.sock.settimeout(5)
+        accepted, _ = listener.sock.accept()
+        with accepted:
+            assert accepted.recv(1) == b"x"
 
 
 def test_a_unix_socket_is_served_and_removed_at_close(tmp_path: Path) -> None:
