@@ -29,7 +29,7 @@ class Limits:
     head_timeout: float = 15.0  # from a head's first byte to its last
     body_idle: float = 30.0  # between two pieces of a body that the app is waiting for
     write_idle: float = 60.0  # a client that takes nothing of its answer
-    half_closed: float = 30.0  # until an app that waits for its client's end is told that one only half closed is gone
+    half_closed: float = 1.0  # until an app that waits for its client's end is told that one only half closed is gone
     closing: float = 2.0  # from our half of the close to the client's
     keepalive: float = 75.0
 
