@@ -57,7 +57,7 @@ Validate the settings, import each app in an interpreter of its own, and report.
 
 {_APP_HELP}
 
-Exit code 0: all is well; 1: an app can't be imported; 2: a setting is wrong."""
+Exit code 0: all is well; 1: a setting is wrong, or an app can't be imported."""
 
 
 class OptionsCommand(click.Command):

@@ -13,11 +13,11 @@ import msgspec
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
+from supervisor.observe.metrics import CONTENT_TYPE
 from supervisor.observe.render import encode_json, render_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-PROMETHEUS = "text/plain; version=0.0.4"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -133,7 +133,7 @@ def _status(_request: Request, supervision: Supervision) -> Answer:
 
 def _metrics(_request: Request, supervision: Supervision) -> Answer:
     text = supervision.metrics()
-    return Answer(200, (text if text.endswith("\n") else text + "\n").encode(), PROMETHEUS)
+    return Answer(200, (text if text.endswith("\n") else text + "\n").encode(), CONTENT_TYPE)
 
 
 def _version(_request: Request, supervision: Supervision) -> Answer:

@@ -11,8 +11,8 @@ from collections import deque
 
 from supervisor.kernel.board import Cell, Row
 
-INTERVAL = 0.1  # seconds between ticks
-SPAN = 10.0  # seconds that one entry of the maximum's history stands for
+INTERVAL_NS = 100_000_000  # between ticks
+SPAN_NS = 10_000_000_000  # what one entry of the maximum's history stands for
 REMEMBERED = 6  # entries: the maximum shown is that of the last minute
 
 
@@ -22,13 +22,13 @@ class Heartbeat:
     def __init__(self, loop: asyncio.AbstractEventLoop, row: Row) -> None:
         self._loop = loop
         self._row = row
-        self._due = loop.time()
+        self._due = time.monotonic_ns()
         self._maxima: deque[int] = deque([0], maxlen=REMEMBERED)
-        self._span_ends = self._due + SPAN
+        self._span_ends = self._due + SPAN_NS
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._due = self._loop.time()
+        self._due = time.monotonic_ns()
         self._tick()
 
     def stop(self) -> None:
@@ -36,16 +36,16 @@ class Heartbeat:
             self._timer.cancel()
 
     def _tick(self) -> None:
-        now = self._loop.time()
-        lag = max(0, int((now - self._due) * 1e9))
+        now = time.monotonic_ns()  # the loop's own clock counts whole milliseconds
+        lag = max(0, now - self._due)
         if now >= self._span_ends:
             self._maxima.append(0)
-            self._span_ends = now + SPAN
+            self._span_ends = now + SPAN_NS
         if lag > self._maxima[-1]:
             self._maxima[-1] = lag
         row = self._row
-        row[Cell.HEARTBEAT_NS] = time.monotonic_ns()
+        row[Cell.HEARTBEAT_NS] = now
         row[Cell.LAG_NS] = lag
         row[Cell.LAG_MAX_NS] = max(self._maxima)
-        self._due = now + INTERVAL
-        self._timer = self._loop.call_at(self._due, self._tick)
+        self._due = now + INTERVAL_NS
+        self._timer = self._loop.call_later(INTERVAL_NS / 1e9, self._tick)

@@ -44,7 +44,7 @@ def test_status_is_the_contracts_object() -> None:
 
 def test_metrics_are_prometheus_text() -> None:
     answer = ask("GET", "/metrics")
-    assert (answer.status, answer.content_type) == (200, "text/plain; version=0.0.4")
+    assert (answer.status, answer.content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert answer.body.endswith(b"holdfast_up 1\n")
 
 
