@@ -60,6 +60,7 @@ class Cluster:
         self.folder = folder.resolve()
         self.bind = f"127.0.0.1:{free_port()}" if bind is None else bind
         self.control = str(folder / "control.sock")
+        self.command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run"]
         self.arguments = [*arguments, *(["--bind", self.bind] if self.bind else []), "--control", self.control]
         self._pass_fds = pass_fds
         self._env = {**os.environ, **(env or {})}
@@ -70,9 +71,8 @@ class Cluster:
     def start(self) -> Cluster:
         """Start it and return at once."""
         with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
-            command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run", *self.arguments]
             self._process = subprocess.Popen(
-                command,
+                [*self.command, *self.arguments],
                 cwd=self.folder,
                 env=self._env,
                 stdout=stdout,

@@ -15,12 +15,21 @@ from tests.processes.cluster import Cluster, free_port
 SOURCE = Path(__file__).with_name("release_app.py").read_text()
 NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
+HANGS = "import time\ntime.sleep(600)"  # for `before`
+SLOW_START = "async def on_startup(state):\n    await asyncio.sleep(0.4)\n"  # for `after`
+
 
 def release(name: str, *, before: str = "", after: str = "") -> str:
     """The app's source as release `name`; `before` runs first of all at its import, `after` last."""
     future, rest = SOURCE.split("from __future__ import annotations\n", 1)
     source = f"{future}from __future__ import annotations\n{before}\n{rest}\n{after}\n"
     return source.replace('RELEASE = "first"', f"RELEASE = {name!r}")
+
+
+def web_settings(bind: str = "{bind}", **more: object) -> str:
+    """A settings file with two workers of the app, unless `more` says otherwise."""
+    lines = [f"{key} = {value!r}" for key, value in {"workers": 2, **more}.items()]
+    return "\n".join(["[app.web]", 'app = "app:app"', f'bind = ["{bind}"]', *lines])
 
 
 class Site:
