@@ -1,20 +1,27 @@
 """The threads that run a WSGI app, and what crosses between them and the event loop.
 
-Invariant: a job that waits has a thread on its way to it as long as any is idle, and an answer that waits has the loop
-on its way. Neither side takes a lock for it: a deque's `append` and `popleft` are atomic, and each side looks at the
-queue once more after it has said that it sleeps.
+Invariant: a job that waits has a thread on its way to it, and an answer that waits has the loop on its way, at once or
+within `_RESCUE` seconds. Neither side takes a lock for it: a deque's `append` and `popleft` are atomic, and each side
+looks at the queue once more after it has said that it sleeps.
 
-What costs is waking: one system call and one change of the thread that holds the interpreter. So the loop wakes
-threads once for all jobs of a turn, and a thread wakes the loop once for all answers that wait, however many.
+What costs is waking: a system call, and a change of the thread that holds the interpreter, which together are more than
+a small request. So the loop wakes threads once for all jobs of a turn, and a thread wakes the loop once for all answers
+that wait. While jobs are quick, one thread is woken for a turn's jobs and runs them in a row, and wakes the loop after
+the last. Should one of them block after all, the rescue finds the others still waiting, and wakes a thread for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from _thread import LockType, allocate_lock
 from collections import deque
 from typing import Protocol
+
+_RESCUE = 0.001
+_QUICK = 0.0002  # seconds; jobs that take less are cheaper to run in a row than to spread
+_SLOW = 8 * _QUICK  # no turn counts for more: one that was held up by others does not make the app a slow one
 
 
 class Job(Protocol):
@@ -39,7 +46,9 @@ class Pool:
         self._idle: list[LockType] = []  # one lock for each sleeping thread, released to wake it
         self._threads: list[threading.Thread] = []
         self._waking = False
+        self._watching = False
         self._delivering = False
+        self._pace = _SLOW  # seconds a job takes, as a moving average
 
     # In the loop.
 
@@ -59,17 +68,30 @@ class Pool:
     def _wake(self) -> None:
         self._waking = False
         waiting = len(self._jobs)
-        while waiting > 0 and self._idle:
-            self._idle.pop().release()
-            waiting -= 1
-        while waiting > 0 and len(self._threads) < self._size:
-            self._spawn()
-            waiting -= 1
+        self._wake_threads(1 if self._pace < _QUICK else waiting)
+        if waiting > 1 and not self._watching:
+            self._watching = True
+            self._loop.call_later(_RESCUE, self._rescue)
 
-    def _spawn(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads) + 1}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _wake_threads(self, number: int) -> None:
+        while number > 0 and self._idle:
+            self._idle.pop().release()
+            number -= 1
+        while number > 0 and len(self._threads) < self._size:
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads) + 1}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+            number -= 1
+
+    def _rescue(self) -> None:
+        """What was left to one thread has not been done by now: give it to as many as there are."""
+        self._watching = False
+        self._deliver()
+        waiting = len(self._jobs)
+        if waiting:
+            self._wake_threads(waiting)
+            self._watching = True
+            self._loop.call_later(_RESCUE, self._rescue)
 
     def _deliver(self) -> None:
         self._delivering = False
@@ -83,27 +105,19 @@ class Pool:
     def post(self, job: Job, data: bytes | None, last: bool) -> None:
         """Have `job.posted(data, last)` called in the loop, after everything that was posted before."""
         self._outbox.append((job, data, last))
-        if not self._delivering:
-            self._delivering = True
-            try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:
-                return  # the loop has ended before this thread: nobody waits for the answer any more
+        if self._delivering or (last and self._pace < _QUICK and self._jobs):
+            return  # the loop is on its way already, or is called with the answer to the last of the jobs
+        self._delivering = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop has ended before this thread: nobody waits for the answer any more
 
     def _work(self) -> None:
         jobs, idle = self._jobs, self._idle
         asleep = allocate_lock()
         asleep.acquire()
-        while True:
-            if jobs:
-                try:
-                    job = jobs.popleft()
-                except IndexError:
-                    continue  # another thread was quicker
-                if job is None:
-                    return
-                job.run()
-                continue
+        while self._run_all(jobs):
             idle.append(asleep)
             if jobs:
                 try:
@@ -112,3 +126,20 @@ class Pool:
                 except ValueError:
                     pass  # woken already: the lock is, or is about to be, released
             asleep.acquire()
+
+    def _run_all(self, jobs: deque[Job | None]) -> bool:
+        """Run what there is; False when the thread is to end."""
+        began = time.monotonic()
+        count = 0
+        while jobs:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                break  # another thread was quicker
+            if job is None:
+                return False
+            job.run()
+            count += 1
+        if count:
+            self._pace += (min((time.monotonic() - began) / count, _SLOW) - self._pace) / 16
+        return True
