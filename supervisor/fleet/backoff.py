@@ -1,7 +1,8 @@
 """How long to wait before a slot that keeps losing its workers gets another one. Pure.
 
 Invariant: the first replacement is never delayed; each further death in a row doubles the wait up to a cap, and
-jitter keeps slots that died together from coming back together.
+jitter keeps slots that died together from coming back together. Service makes up for deaths, so that a worker killed
+from without now and then is replaced at once, while one that can't serve for long is not.
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ from __future__ import annotations
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 30.0
 JITTER = 0.25
-STABLE_AFTER = 10.0  # a worker that served this long has shown that the slot is well
+STABLE_AFTER = 10.0  # seconds of service that show that all is well again
+FORGIVES_ONE = 2.0  # seconds of service that make up for one earlier death
 FAILED_AFTER = 3  # deaths in a row from which on a slot counts as failing
+
+
+def count(failures: int, served: float) -> int:
+    """Deaths in a row, this one included, after `failures` earlier ones and `served` seconds of service."""
+    if served >= STABLE_AFTER:
+        return 1
+    return max(0, failures - int(served / FORGIVES_ONE)) + 1
 
 
 def delay(failures: int, chance: float) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisor.fleet.backoff import FAILED_AFTER, STABLE_AFTER, delay
+from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.messages.status import AppState
 
 LEAVE_GRACE = 3.0  # past its own drain timeout a worker gets this long to notice before it is killed
@@ -276,7 +276,7 @@ def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
     assert dead is not None
     slot = replace(slot, holder=slot.heir, heir=None) if is_holder else replace(slot, heir=None)
     served = 0.0 if dead.ready_at is None else now - dead.ready_at
-    failures = 1 if served >= STABLE_AFTER else slot.failures + 1
+    failures = count(slot.failures, served)
     wait = delay(failures, event.chance)
     slot = replace(slot, failures=failures, retry_at=now + wait if wait else 0.0)
     if is_holder:

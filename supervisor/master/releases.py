@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from supervisor.config.settings import AppSettings
-from supervisor.fleet.backoff import STABLE_AFTER, delay
+from supervisor.fleet.backoff import count, delay
 from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.spawner import Spawner
@@ -108,8 +108,7 @@ class Release:
             self._deadline.cancel()
         waiting, self._waiting = self._waiting, []
         if not self.is_retired:
-            is_stable = was_ready and self._reactor.now() - self._ready_at >= STABLE_AFTER
-            self._failures = 1 if is_stable else self._failures + 1
+            self._failures = count(self._failures, self._reactor.now() - self._ready_at if was_ready else 0.0)
             retry_in = delay(self._failures, random.random())  # noqa: S311  # jitter
             self._retry = self._reactor.call_later(retry_in, self._start_again)
             self._owner.on_spawner_lost(self, reason, retry_in, was_ready=was_ready)
