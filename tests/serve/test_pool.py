@@ -97,3 +97,32 @@ def test_a_post_after_the_loop_s_end_is_nobody_s_error() -> None:
     pool = Pool(1, loop, "test")
     loop.close()
     pool.post(Work(lambda: None), b"late", True)
+
+
+def test_jobs_behind_one_that_blocks_unexpectedly_are_rescued() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = Pool(3, loop, "test")
+        deadline = loop.time() + 10
+        while pool._pace > 0.0001:  # until its jobs are known to be quick
+            assert loop.time() < deadline
+            done = threading.Event()
+            pool.submit(Work(done.set))
+            assert await asyncio.to_thread(done.wait, 5)
+        for _ in range(20):
+            release, behind = threading.Event(), [threading.Event() for _ in range(5)]
+            early = Work(lambda: None)
+            first = Work(lambda early=early: pool.post(early, b"early", True))  # type: ignore[misc]
+            pool.submit(first)
+            pool.submit(Work(lambda release=release: release.wait(10)))  # type: ignore[misc]
+            for event in behind:
+                pool.submit(Work(event.set))
+            for event in behind:
+                assert await asyncio.to_thread(event.wait, 5)
+            while not early.got:
+                assert loop.time() < deadline + 10
+                await asyncio.sleep(0.001)
+            release.set()
+        pool.close()
+
+    uvloop.run(main())
