@@ -11,7 +11,7 @@ FIRST_DELAY = 0.25
 LONGEST_DELAY = 30.0
 JITTER = 0.25
 STABLE_AFTER = 10.0  # seconds of service that show that all is well again
-FORGIVES_ONE = 2.0  # seconds of service that make up for one earlier death
+FORGIVES_ONE = 1.0  # seconds of service that make up for one earlier death
 FAILED_AFTER = 3  # deaths in a row from which on a slot counts as failing
 
 

@@ -25,7 +25,7 @@ def test_long_service_makes_up_for_all_earlier_deaths(failures: int, served: flo
     assert count(failures, served) == 1
 
 
-def test_two_seconds_of_service_make_up_for_one_death() -> None:
+def test_a_second_of_service_makes_up_for_one_death() -> None:
     assert count(1, FORGIVES_ONE) == 1
     assert count(5, FORGIVES_ONE) == 5
     assert count(5, 2.5 * FORGIVES_ONE) == 4
