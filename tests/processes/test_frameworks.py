@@ -81,9 +81,10 @@ def test_rolls_under_load_bring_the_new_release_and_lose_nothing(served: Cluster
         for number in range(3):
             (served.folder / "release").write_text(f"release-{number}")
             assert served.roll()["verdict"] == "committed"
+        until("an answer of the last", lambda: "release-2" in load.snapshot().releases)
         report = load.stop()
     assert report.requests == report.ok > 100, report
-    assert set(report.releases) == {"first", "release-0", "release-1", "release-2"}
+    assert set(report.releases) >= {"first", "release-2"}
     assert ask(served.bind, "/echo").headers["x-release"] == "release-2"
 
 

@@ -26,6 +26,7 @@ def test_a_newer_usr2_does_not_wait_for_a_hanging_import(tmp_path: Path) -> None
         roll = cluster.wait_roll({"to": 2}, deadline=10)
         assert (roll["from"], roll["to"], roll["verdict"]) == (1, 3, "committed")
         until("no trace of the second", lambda: not any(" g2 " in title for title in cluster.processes().values()))
+        until("an answer of the third", lambda: "good" in load.snapshot().releases)
         report = load.stop()
         assert report.lost == 0, report
         assert set(report.releases) == {"first", "good"}

@@ -157,3 +157,11 @@ def test_preload_on_forks_all_the_same_and_warns(tmp_path: Path) -> None:
         (warning,) = [line for line in cluster.events() if " warning " in line]
         assert "left threads running, which a fork does not copy: poller" in warning
         assert ask(cluster.bind, "/about").json()["threads"] == ["MainThread"]
+
+
+def test_the_fallback_finds_the_app_in_a_relative_chdir_too(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    Site(tmp_path / "inner").write("first", before=POLLER)
+    with Cluster(tmp_path, "app:app", "-w", "1", "--chdir", "inner") as cluster:
+        about = ask(cluster.bind, "/about").json()
+        assert about["cwd"] == about["path"] == str((tmp_path / "inner").resolve())
