@@ -8,7 +8,7 @@ from without now and then is replaced at once, while one that can't serve for lo
 from __future__ import annotations
 
 FIRST_DELAY = 0.25
-LONGEST_DELAY = 30.0
+LONGEST_DELAY = 10.0
 JITTER = 0.25
 STABLE_AFTER = 10.0  # seconds of service that show that all is well again
 FORGIVES_ONE = 1.0  # seconds of service that make up for one earlier death

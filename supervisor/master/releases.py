@@ -3,7 +3,8 @@
 Invariants:
 - While a generation is needed it has a spawner, or one is being started: a dead one is replaced, with growing delays
   when it keeps dying, and none of its workers notices.
-- A worker asked for while its spawner still imports waits here, and is forked the moment the import is done.
+- A worker asked for while its spawner still imports waits here, and is forked the moment the import is done. A spawner
+  that is killed meanwhile is no fault of the worker's, which waits for the next one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from supervisor.config.settings import AppSettings
-from supervisor.fleet.backoff import count, delay
+from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
 from supervisor.messages.wire import Imported
+
+LONGEST_PAUSE = 3.0  # seconds without a spawner, however often they die: meanwhile no slot can be filled
 
 
 class ReleaseOwner(Protocol):
@@ -102,16 +105,19 @@ class Release:
 
     def spawner_ended(self, reason: str) -> Iterable[Worker]:
         """Returns the workers that waited for it and now must not; plans its successor while it is needed."""
-        was_ready = self.spawner is not None and self.spawner.has_imported
-        self.spawner = None
+        spawner, self.spawner = self.spawner, None
+        was_ready = spawner is not None and spawner.has_imported
+        was_refused = spawner is not None and spawner.import_failed
         if self._deadline is not None:
             self._deadline.cancel()
-        waiting, self._waiting = self._waiting, []
         if not self.is_retired:
             self._failures = count(self._failures, self._reactor.now() - self._ready_at if was_ready else 0.0)
-            retry_in = delay(self._failures, random.random())  # noqa: S311  # jitter
+            retry_in = min(LONGEST_PAUSE, delay(self._failures, random.random()))  # noqa: S311  # jitter
             self._retry = self._reactor.call_later(retry_in, self._start_again)
             self._owner.on_spawner_lost(self, reason, retry_in, was_ready=was_ready)
+            if not was_refused and self._failures < FAILED_AFTER:
+                return ()
+        waiting, self._waiting = self._waiting, []
         return waiting
 
     def _start_again(self) -> None:

@@ -62,6 +62,7 @@ class Spawner:
         self.settings = settings
         self.generation = generation
         self.has_imported = False
+        self.import_failed = False
         self.is_retired = False
         self.pipes = Pipes(reactor, journal, settings.name, generation, None)
         self._channel, theirs = Channel.pair()
@@ -139,7 +140,7 @@ class Spawner:
             self.has_imported = True
             self._owner.on_imported(self, message)
         elif isinstance(message, ImportFailed):
-            self._failure = message.reason
+            self.import_failed, self._failure = True, message.reason
         elif isinstance(message, Forked):
             self._owner.on_forked(self, message.worker, message.pid)
             if self._is_answered(message.worker):
