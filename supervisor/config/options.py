@@ -45,6 +45,7 @@ _LISTENING = "Listening and importing"
 _WORKERS = "Workers"
 _TIMES = "Times (seconds, or 30s, 5m)"
 _LIMITS = "Limits"
+_WEBSOCKET = "WebSocket"
 _LOGS = "Logs and control"
 
 OPTIONS: tuple[Option, ...] = (
@@ -260,6 +261,46 @@ OPTIONS: tuple[Option, ...] = (
         metavar="N",
         default="1000",
         help="requests at once in a worker; above it the worker stops accepting",
+    ),
+    Option(
+        key="ws_max_size",
+        flags=("--ws-max-size",),
+        section="app",
+        group=_WEBSOCKET,
+        parse=values.parse_message_size,
+        metavar="SIZE",
+        default="16M",
+        help="largest message taken; above it the WebSocket is closed with 1009",
+    ),
+    Option(
+        key="ws_ping_interval",
+        flags=("--ws-ping-interval",),
+        section="app",
+        group=_WEBSOCKET,
+        parse=values.seconds(),
+        metavar="S",
+        default="20",
+        help="from one keep-alive ping to the next; 0 sends none",
+    ),
+    Option(
+        key="ws_ping_timeout",
+        flags=("--ws-ping-timeout",),
+        section="app",
+        group=_WEBSOCKET,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="20",
+        help="a client that answers no ping for so long is given up",
+    ),
+    Option(
+        key="ws_deflate",
+        flags=("--ws-deflate",),
+        section="app",
+        group=_WEBSOCKET,
+        parse=values.parse_switch,
+        metavar="SWITCH",
+        default="on",
+        help="on or off: compress messages (permessage-deflate) for clients that ask for it",
     ),
     Option(
         key="access_log",

@@ -38,6 +38,10 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
     max_requests: int | None = None
     max_inflight: int = 1000
+    ws_max_size: int = 16 * 1024**2
+    ws_ping_interval: float = 20.0  # 0: no pings
+    ws_ping_timeout: float = 20.0
+    ws_deflate: bool = True
     surge: int = 1
     access_log: str | None = None
 

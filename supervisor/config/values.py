@@ -94,6 +94,14 @@ def parse_size(value: object) -> int:
     return size
 
 
+def parse_message_size(value: object) -> int:
+    """A size of at least 125 bytes, what a control frame may have (RFC 6455 section 5.5)."""
+    size = parse_size(value)
+    if size < 125:
+        raise ValueError(f"a size of at least 125 bytes, such as 64K or 16M, not {shown(value)}")
+    return size
+
+
 def parse_memory(value: object) -> int | None:
     """A size of at least a mebibyte; 0 means no limit (None)."""
     size = parse_size(value)
@@ -115,6 +123,15 @@ def seconds(positive: bool = False) -> Parser:
         return number
 
     return parse
+
+
+def parse_switch(value: object) -> bool:
+    """`on` or `off`; also true and false, as TOML has them."""
+    if isinstance(value, bool):
+        return value
+    if value not in ("on", "off", "true", "false"):
+        raise ValueError(f"on or off, not {shown(value)}")
+    return value in ("on", "true")
 
 
 def one_of(*choices: str) -> Parser:

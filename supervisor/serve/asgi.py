@@ -22,6 +22,7 @@ from supervisor.serve.head import METHODS, decode_path, fields
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
     from supervisor.serve.service import Service
+    from supervisor.serve.upgrade import Upgrade
 
 Scope = dict[str, Any]
 Message = MutableMapping[str, Any]
@@ -53,7 +54,7 @@ class AsgiBridge:
         self.service = service
         self.loop = service.loop
         self.state: dict[str, Any] = {}
-        self.live: set[AsgiExchange] = set()  # whose app code is running, also after its answer
+        self.live: set[AsgiExchange | Upgrade] = set()  # whose app code is running, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
         self.open = functools.partial(AsgiExchange, self)
 

@@ -7,9 +7,16 @@ app's code has ended.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from zttp import Request
+
+if TYPE_CHECKING:
+    from supervisor.serve.http1 import Connection
+
+Opener: TypeAlias = "Callable[[Connection, Request, bytes, bytes, bool], Exchange]"
+"""Makes the exchange for a request: the connection, the head, path, query, whether the connection may live on."""
 
 
 class Exchange(Protocol):

@@ -32,7 +32,7 @@ from supervisor.serve.outgoing import Outgoing
 from supervisor.serve.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
 
 if TYPE_CHECKING:
-    from supervisor.serve.exchange import Exchange
+    from supervisor.serve.exchange import Exchange, Opener
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
 
@@ -157,9 +157,9 @@ class Connection(Outgoing):
             return
         verdict = judge(request)
         self._last = parser.should_close()
-        if verdict is None and request.end_stream:
+        if verdict is None and request.end_stream and parser.upgrade() is None:
             parser.start_next_cycle()
-            self._begin(request, request.path, request.query)
+            self._begin(request, request.path, request.query, service.open)
         else:
             self._take_unusual(request, verdict, parser)
 
@@ -176,6 +176,7 @@ class Connection(Outgoing):
             self._close()
 
     def _take_unusual(self, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection) -> None:
+        opener = self.service.opener(request, parser.upgrade())
         if request.end_stream:
             parser.start_next_cycle()
         else:
@@ -187,13 +188,13 @@ class Connection(Outgoing):
         if not request.end_stream:
             length = fields(request).get(b"content-length")
             self.body = ChunkedBody(parser, self.service.limits) if length is None else SizedBody(int(length))
-        self._begin(request, path, query)
+        self._begin(request, path, query, opener)
 
-    def _begin(self, request: zttp.Request, path: bytes, query: bytes) -> None:
+    def _begin(self, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
         self.state = BUSY
         self.expires = NEVER
         self.tally.start()
-        exchange = self.exchange = self.service.open(self, request, path, query, not self._last)
+        exchange = self.exchange = opener(self, request, path, query, not self._last)
         if self.body is not None:
             self._await_body()
             if self._rest:
@@ -357,6 +358,14 @@ class Connection(Outgoing):
             self.tally.cut()
             exchange.lost()
         self.transport.abort()
+
+    def become(self, successor: asyncio.Protocol) -> bytes:
+        """The client speaks another protocol from now on: the transport is `successor`'s, as are the bytes returned."""
+        self.exchange = None
+        self.resume_reading()
+        self.state, self.expires = CLOSED, NEVER
+        self.transport.set_protocol(successor)
+        return self._rest
 
     # What the service's sweep and drain call.
 

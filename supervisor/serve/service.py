@@ -20,15 +20,20 @@ from supervisor.config.settings import AppSettings, Interface
 from supervisor.kernel.board import Row, private_row
 from supervisor.serve.answer import Stamps
 from supervisor.serve.asgi import AsgiBridge
+from supervisor.serve.farewell import Farewell
 from supervisor.serve.faults import complain
+from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
-from supervisor.serve.limits import TICK, Limits, ticks
+from supervisor.serve.limits import NEVER, TICK, Limits, ticks
 from supervisor.serve.tally import Tally
+from supervisor.serve.upgrade import Upgrade
+from supervisor.serve.websocket import WebSocket
 from supervisor.serve.wsgi import WsgiBridge
 
 if TYPE_CHECKING:
     from supervisor.serve.access import AccessLog
+    from supervisor.serve.exchange import Opener
 
 _NAMED_CUTS = 20  # requests given up on that are named one by one
 
@@ -59,16 +64,19 @@ class Service:
         self.stamps.set(time.time())
         self.draining = False
         self.closes_idle = False
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | WebSocket] = set()
+        self._farewell = Farewell(loop)
         self._servers: dict[object, tuple[str, int | None]] = {}
         self._on_empty = on_empty
         self._emptied = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.bridge: AsgiBridge | WsgiBridge
         self._lifespan: Lifespan | None = None
+        self._open_websocket: Opener | None = None
         self.capacity = settings.max_inflight
         if interface == "asgi":
             self.bridge = AsgiBridge(app, self)  # type: ignore[arg-type]
+            self._open_websocket = functools.partial(Upgrade, self.bridge)
             self._lifespan = Lifespan(self.bridge.app, loop)
         else:
             self.bridge = WsgiBridge(app, self)  # type: ignore[arg-type]
@@ -86,6 +94,9 @@ class Service:
         self.half_closed_ticks = ticks(limits.half_closed)
         self.closing_ticks = ticks(limits.closing)
         self.keepalive_ticks = ticks(limits.keepalive)
+        interval = self.settings.ws_ping_interval
+        self.ping_ticks = ticks(interval) if interval else NEVER
+        self.pong_ticks = ticks(self.settings.ws_ping_timeout)
 
     @property
     def inflight(self) -> int:
@@ -106,6 +117,7 @@ class Service:
 
     async def shutdown(self) -> None:
         """Close what is still open, tell the app, stop the threads."""
+        self._farewell.stop()
         for connection in tuple(self._connections):
             connection.transport.abort()
         self.bridge.close()
@@ -137,20 +149,21 @@ class Service:
 
     def drain(self, linger: float | None) -> None:
         """Leave: each answer is its connection's last. Idle connections end after `linger` seconds, or, with None, at
-        their own deadline. `on_empty` is called when no connection and no app code is left."""
+        their own deadline. WebSockets are closed with 1012, spread over that time or over half the drain timeout.
+        `on_empty` is called when no connection and no app code is left."""
         self.draining = True
+        sockets = [each for each in self._connections if isinstance(each, WebSocket)]
+        self._farewell.begin(sockets, self.settings.drain_timeout / 2 if linger is None else linger)
         if linger is not None:
             self.loop.call_later(linger, self._close_idle)
         self.loop.call_soon(self.check_empty)
 
     def cut(self) -> int:
         """End everything at once; returns how many requests that has cost."""
-        victims = [c for c in self._connections if c.exchange is not None]
+        victims = [exchange for each in self._connections if (exchange := each.exchange) is not None]
         now = self.loop.time()
-        for number, connection in enumerate(victims):
-            exchange = connection.exchange
-            if exchange is not None and number < _NAMED_CUTS:
-                complain(exchange.method, exchange.request.target, f"cut after {now - exchange.since:.1f} s")
+        for exchange in victims[:_NAMED_CUTS]:
+            complain(exchange.method, exchange.request.target, f"cut after {now - exchange.since:.1f} s")
         for connection in tuple(self._connections):
             connection.cut()
         self.bridge.cut()
@@ -169,7 +182,21 @@ class Service:
         peer = transport.get_extra_info("peername")
         return ((peer[0], peer[1]) if isinstance(peer, tuple) else None), server
 
-    def forget(self, connection: Connection) -> None:
+    def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
+        """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain
+        request, as for any other protocol that nobody here speaks (RFC 9110 section 7.8)."""
+        if upgrade is not None and self._open_websocket is not None and asks_for_websocket(request):
+            return self._open_websocket
+        return self.open
+
+    def upgraded(self, connection: Connection, socket: WebSocket) -> None:
+        """The connection has become an open WebSocket."""
+        self._connections.discard(connection)
+        self._connections.add(socket)
+        if self.draining:
+            self._farewell.add(socket)
+
+    def forget(self, connection: Connection | WebSocket) -> None:
         """The connection is closed."""
         self._connections.discard(connection)
         connection.tally.closed()
