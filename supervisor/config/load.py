@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from supervisor.config import options, values
-from supervisor.config.options import Section
+from supervisor.config.option import Section
 from supervisor.config.settings import AppSettings, Settings, SupervisorSettings
 from supervisor.errors import SettingsError, UsageError
 
@@ -24,6 +24,14 @@ DEFAULT_NAME = "web"
 _TOML_PLACE = re.compile(r"(?P<what>.*) \(at (?P<place>[^()]+)\)", re.DOTALL)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TARGET_EXPECTED = "missing: module:attribute or module:factory(), such as myproject.asgi:app"
+
+_NEEDS = {
+    "keyfile": "certfile",
+    "keyfile_password_file": "certfile",
+    "ciphers": "certfile",
+    "ca_certs": "certfile",
+    "cert_reqs": "ca_certs",
+}
 
 Table = Mapping[str, object]
 Found = dict[str, Any]  # checked values by option key; each fits the field of that name
@@ -61,6 +69,7 @@ def load(source: Source, text: str | bytes | None) -> Settings:
             found = _overlaid(found, flags)
         if "app" not in table and source.app is None:
             problems.append(SettingsError(where, f"[app.{name}] app", _TARGET_EXPECTED))
+        problems.extend(_inconsistent(where, f"[app.{name}] ", found))
         apps.append((name, found))
     _refuse(problems)
     return assemble(where, [AppSettings(name=name, **found) for name, found in apps], SupervisorSettings(**supervisor))
@@ -76,6 +85,7 @@ def app_settings(where: str, name: object, given: Table) -> AppSettings:
         problems.append(SettingsError(where, "name", str(error)))
     if "app" not in given:
         problems.append(SettingsError(where, "app", _TARGET_EXPECTED))
+    problems.extend(_inconsistent(where, "", found))
     _refuse(problems)
     return AppSettings(name=checked, **found)
 
@@ -188,6 +198,13 @@ def _overlaid(found: Found, flags: Found) -> Found:
     if "env" in merged:
         merged["env"] = found.get("env", {}) | flags.get("env", {})
     return merged
+
+
+def _inconsistent(where: str, prefix: str, found: Found) -> Iterator[SettingsError]:
+    """Settings, each right by itself, that lack the one that gives them a meaning."""
+    for key, needed in _NEEDS.items():
+        if found.get(key) not in (None, "none") and found.get(needed) is None:
+            yield SettingsError(where, prefix + key, f"means nothing without {needed}")
 
 
 def _refuse(problems: Sequence[SettingsError]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 Interface = Literal["asgi", "wsgi"]
 Preload = Literal["auto", "on", "off"]
+CertReqs = Literal["none", "optional", "required"]
 LogFormat = Literal["text", "json"]
 
 
@@ -25,6 +26,12 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     defer_accept: float = 0.0
     unix_mode: int = 0o666
     unix_owner: str | None = None  # None: whoever starts holdfast
+    certfile: str | None = None  # None: no TLS
+    keyfile: str | None = None  # None: in certfile
+    keyfile_password_file: str | None = None
+    ciphers: str | None = None  # None: Python's choice
+    ca_certs: str | None = None
+    cert_reqs: CertReqs = "none"
     workers: int | None = None  # None: as many as CPUs this process may use
     threads: int = 8
     preload: Preload = "auto"

@@ -38,6 +38,7 @@ _READY_PATH = re.compile(r"/[!-\"$-~]*")  # what may stand in a request line bef
 _MODE = re.compile(r"(?:0o)?[0-7]{3,4}", re.ASCII)
 _ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
 _OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
+_CIPHERS = re.compile(r"[A-Za-z0-9_+!:,@=.-]{1,2000}", re.ASCII)
 _APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -221,6 +222,13 @@ def parse_owner(value: object) -> str:
     """`user:group`, `user` or `:group`; whether the machine knows them shows when the socket is opened."""
     if not isinstance(value, str) or not _OWNER.fullmatch(value):
         raise ValueError(f"user:group, user or :group, such as root:www-data, not {shown(value)}")
+    return value
+
+
+def parse_ciphers(value: object) -> str:
+    """A cipher list, ciphers(1); whether OpenSSL knows them shows when they are used."""
+    if not isinstance(value, str) or not _CIPHERS.fullmatch(value):
+        raise ValueError(f"an OpenSSL cipher list such as ECDHE+AESGCM, not {shown(value)}")
     return value
 
 

@@ -210,7 +210,7 @@ class AsgiExchange(Answer):
             "asgi": {"version": "3.0", "spec_version": "2.5"},
             "http_version": "1.0" if self.legacy else "1.1",
             "method": self.method,
-            "scheme": "http",
+            "scheme": connection.scheme,
             "path": decode_path(path),
             "raw_path": path,
             "query_string": self._query,
@@ -219,7 +219,7 @@ class AsgiExchange(Answer):
             "client": connection.client,
             "server": connection.server,
             "state": self._bridge.state.copy(),
-            "extensions": {},
+            "extensions": {} if connection.tls is None else {"tls": connection.tls.extension.copy()},
         }
 
     async def _run(self, scope: Scope) -> None:

@@ -14,6 +14,8 @@ from supervisor.serve.head import PERCENT, fields
 if TYPE_CHECKING:
     from zttp import Request
 
+    from supervisor.serve.http1 import Connection
+
 Environ = dict[str, Any]
 
 _NAMES_KEPT = 1024
@@ -69,9 +71,7 @@ class Templates:
         return known.copy()
 
 
-def fill(
-    environ: Environ, request: Request, method: str, target: tuple[bytes, bytes], client: tuple[str, int] | None
-) -> None:
+def fill(environ: Environ, request: Request, method: str, target: tuple[bytes, bytes], connection: Connection) -> None:
     """Add one request to a copy of the template. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
     path, query = target
     environ["REQUEST_METHOD"] = method
@@ -80,9 +80,15 @@ def fill(
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
     if request.http_version == b"1.0":
         environ["SERVER_PROTOCOL"] = "HTTP/1.0"
+    client = connection.client
     if client is not None:
         environ["REMOTE_ADDR"] = client[0]
         environ["REMOTE_PORT"] = str(client[1])
+    if connection.scheme == "https":
+        environ["wsgi.url_scheme"] = "https"
+        environ["HTTPS"] = "on"
+        if connection.tls is not None:
+            environ.update(connection.tls.environ)
     known = _names
     for field, value in fields(request):
         variable = known.get(field)

@@ -22,6 +22,7 @@ HEAD_END = b"\r\n\r\n"
 SLASH = 0x2F
 HASH = 0x23
 PERCENT = 0x25
+TLS = 0x16  # the first byte of a handshake record (RFC 8446 section 5.1)
 
 
 class Refusal(NamedTuple):
@@ -160,7 +161,7 @@ def skip_empty_lines(data: bytes) -> bytes:
 def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
     """Refuse an unfinished head as soon as it can't become a good one. `fresh` is where its new bytes start."""
     if data != b"\r" and not _LINE_START.match(data):
-        return Refusal(400, "this is not HTTP")
+        return Refusal(400, "this is TLS, and the port is for plain HTTP" if data[0] == TLS else "this is not HTTP")
     if _BARE_LF.search(data, max(fresh - 1, 0)):
         return Refusal(400, "a line ends without CR")
     if data.find(b"\r\n", 0, limits.request_line + 2) < 0 and len(data) > limits.request_line:

@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange, Opener
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
+    from supervisor.serve.tls import Agreed
 
 
 class Connection(Outgoing):
     """Drives one client's bytes. An exchange writes through `transport`, and ends with `finish` or `cut`."""
 
+    tls: Agreed | None = None
     __slots__ = (
         "_flushing",
         "_last",
@@ -51,6 +53,7 @@ class Connection(Outgoing):
         "eof",
         "exchange",
         "expires",
+        "scheme",
         "server",
         "service",
         "state",
@@ -66,6 +69,7 @@ class Connection(Outgoing):
         self.exchange: Exchange | None = None
         self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
         self.eof = False
+        self.scheme: str
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int | None] | None = None
         self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
@@ -78,7 +82,7 @@ class Connection(Outgoing):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.client, self.server = self.service.addresses(transport)
+        self.service.introduce(self, "http")
 
     def data_received(self, data: bytes) -> None:
         state = self.state

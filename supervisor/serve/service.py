@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import socket
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, Limits, ticks
+from supervisor.serve.secure import Handshake, SecureConnection
 from supervisor.serve.tally import Tally
+from supervisor.serve.tls import Tls
 from supervisor.serve.upgrade import Upgrade
 from supervisor.serve.websocket import WebSocket
 from supervisor.serve.wsgi import WsgiBridge
@@ -58,6 +61,8 @@ class Service:
         self.settings = settings
         self.access = access_log
         self.tick = 0
+        self.tls: Tls | None = None
+        self._tls_terms: dict[str, Any]
         self.set_limits(Limits(keepalive=settings.keepalive))
         self.parser = zttp.Connection(zttp.SERVER)
         self.stamps = Stamps()
@@ -87,6 +92,9 @@ class Service:
     def set_limits(self, limits: Limits) -> None:
         """Other limits than the default, for requests from now on."""
         self.limits = limits
+        self._tls_terms = {"ssl_handshake_timeout": limits.tls_handshake, "ssl_shutdown_timeout": limits.write_idle}
+        if self.tls is not None:
+            self._tls_terms["ssl"] = self.tls.context
         self.first_byte_ticks = ticks(limits.first_byte)
         self.head_ticks = ticks(limits.head_timeout)
         self.body_idle_ticks = ticks(limits.body_idle)
@@ -97,6 +105,11 @@ class Service:
         interval = self.settings.ws_ping_interval
         self.ping_ticks = ticks(interval) if interval else NEVER
         self.pong_ticks = ticks(self.settings.ws_ping_timeout)
+
+    def use_tls(self, tls: Tls | None) -> None:
+        """Speak TLS on TCP connections from now on; Unix sockets stay plain."""
+        self.tls = tls
+        self.set_limits(self.limits)
 
     @property
     def inflight(self) -> int:
@@ -171,8 +184,10 @@ class Service:
 
     # What connections ask for.
 
-    def addresses(self, transport: asyncio.BaseTransport) -> tuple[tuple[str, int] | None, tuple[str, int | None]]:
-        """Client and server as ASGI names them. Server addresses are few and are shared by all connections."""
+    def introduce(self, connection: Connection, scheme: str) -> None:
+        """Tell a fresh connection its client and server as ASGI names them. Server addresses are few and are shared."""
+        transport = connection.transport
+        connection.scheme = scheme
         here = transport.get_extra_info("sockname")
         server = self._servers.get(here)
         if server is None:
@@ -180,7 +195,8 @@ class Service:
             if len(self._servers) < 256:
                 self._servers[here] = server
         peer = transport.get_extra_info("peername")
-        return ((peer[0], peer[1]) if isinstance(peer, tuple) else None), server
+        connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        connection.server = server
 
     def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
         """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain
@@ -210,8 +226,9 @@ class Service:
             self._on_empty()
 
     def _attach(self, sock: socket.socket, tally: Tally) -> None:
-        connection = Connection(self, tally)
-        attaching = self.loop.connect_accepted_socket(lambda: connection, sock)
+        tls = self.tls if sock.family != socket.AF_UNIX else None
+        connection = Connection(self, tally) if tls is None else SecureConnection(self, tally, tls)
+        attaching = self.loop.connect_accepted_socket(lambda: connection, sock, **(self._tls_terms if tls else {}))
         try:
             # Driven by hand: the coroutine awaits one future, and a task around that would cost as much as a request.
             waiter: asyncio.Future[None] = attaching.send(None)
@@ -220,7 +237,9 @@ class Service:
             return
         self._connections.add(connection)
         tally.opened()
-        waiter.add_done_callback(functools.partial(_attached, attaching))
+        if tls is not None:
+            connection.transport = Handshake(waiter)
+        waiter.add_done_callback(functools.partial(_attached, connection, attaching))
 
     def _close_idle(self) -> None:
         self.closes_idle = True
@@ -236,8 +255,13 @@ class Service:
         self._sweeper = self.loop.call_later(TICK, self._sweep)
 
 
-def _attached(attaching: Coroutine[Any, Any, Any], _waiter: asyncio.Future[None]) -> None:
+def _attached(connection: Connection, attaching: Coroutine[Any, Any, Any], _waiter: asyncio.Future[None]) -> None:
     try:
         attaching.send(None)
-    except (StopIteration, OSError):
+    except StopIteration:
         return
+    except (OSError, asyncio.CancelledError) as error:
+        if isinstance(connection.transport, Handshake):  # nobody else will tell it
+            if isinstance(error, ssl.SSLError):
+                connection.tally.refuse()
+            connection.connection_lost(None)

@@ -285,7 +285,7 @@ class WsgiExchange(Answer):
     def _environ(self) -> Environ:
         connection = self._connection
         environ = self._bridge.environs.at(connection.server)
-        fill(environ, self.request, self.method, self._target, connection.client)
+        fill(environ, self.request, self.method, self._target, connection)
         if self._upload is not None:
             environ["wsgi.input"] = io.BufferedReader(self._upload, 65536)
         elif self._gathered is not None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from supervisor.config.settings import Interface
-from supervisor.errors import AppError
+from supervisor.errors import AppError, SurroundingsError
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.memory import let_go_of_code
 from supervisor.kernel.title import set_title
@@ -33,6 +33,7 @@ from supervisor.messages.wire import (
     encode,
     to_spawner,
 )
+from supervisor.serve.tls import Tls, load_tls
 from supervisor.spawner.importing import LoadedApp, load_app, prepare
 from supervisor.worker.output import guard_standard_streams
 from supervisor.worker.process import Seat, run
@@ -48,6 +49,7 @@ class Release:
     board: int
     listeners: tuple[int, ...]
     loaded: LoadedApp | None
+    tls: Tls | None
 
 
 def main() -> int:
@@ -68,7 +70,7 @@ def main() -> int:
     _title(launch, "importing")
     try:
         release = _import(launch, fds, threads, channel)
-    except AppError as error:
+    except (AppError, SurroundingsError) as error:
         _tell(channel, ImportFailed(str(error)))
         os._exit(1)  # a thread that the app has started must not keep a failed release alive
     _title(launch, "spawner")
@@ -87,12 +89,15 @@ def ignore_terminal_signals() -> None:
 
 def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: Channel) -> Release:
     settings = launch.settings
+    home = os.getcwd()
+    tls = load_tls(settings)
     prepare(settings)
     loaded = None
     if settings.preload != "off" and not threads:
         gc.disable()  # a collection between here and the freeze would leave holes for the workers to fill and unshare
         loaded = load_app(settings)
         if loaded.threads and settings.preload == "auto":
+            os.chdir(home)  # what is relative in the settings is so to where holdfast was started
             _start_over(launch, fds, loaded.threads)
         threads = loaded.threads
     gc.collect()
@@ -106,7 +111,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
         seconds=loaded.seconds if loaded else 0.0,
     )
     _tell(channel, answer)
-    return Release(launch, fds[0], tuple(fds[1:]), loaded)
+    return Release(launch, fds[0], tuple(fds[1:]), loaded, tls)
 
 
 def _start_over(launch: Launch, fds: list[int], threads: tuple[str, ...]) -> NoReturn:
@@ -208,6 +213,7 @@ def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
         stdout=stdout,
         stderr=stderr,
         access_log=access[0] if access else None,
+        tls=release.tls,
         load=lambda: _app_of(release),
     )
 

@@ -13,7 +13,8 @@ from typing import NoReturn
 import msgspec
 
 from supervisor.config.settings import AppSettings, Interface
-from supervisor.errors import AppError
+from supervisor.errors import AppError, SurroundingsError
+from supervisor.serve.tls import load_tls
 from supervisor.spawner.importing import load_app, prepare
 
 
@@ -29,9 +30,10 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 def check_app(settings: AppSettings) -> CheckResult:
     """Import the app in this process; its traceback goes to stderr."""
     try:
+        load_tls(settings)
         prepare(settings)
         loaded = load_app(settings)
-    except AppError as error:
+    except (AppError, SurroundingsError) as error:
         return CheckResult(reason=str(error))
     return CheckResult(interface=loaded.interface, threads=loaded.threads, seconds=loaded.seconds)
 

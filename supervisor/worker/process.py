@@ -42,6 +42,7 @@ from supervisor.messages.wire import (
 )
 from supervisor.serve.access import AccessLog
 from supervisor.serve.service import Service
+from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.heartbeat import Heartbeat
 from supervisor.worker.output import guard_standard_streams
@@ -65,6 +66,7 @@ class Seat:
     stdout: int
     stderr: int
     access_log: int | None
+    tls: Tls | None
     load: Callable[[], tuple[object, Interface]]
 
 
@@ -173,6 +175,7 @@ class Worker:
             on_room=self._on_room,
             on_empty=self._on_empty,
         )
+        service.use_tls(seat.tls)
         try:
             await service.startup()
         except AppError as error:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.config.load import Source, app_settings, assemble, load, supervisor_settings
-from supervisor.config.options import OPTIONS, Option, of_section
+from supervisor.config.option import Option
+from supervisor.config.options import OPTIONS, of_section
 from supervisor.config.settings import AppSettings, Settings, SupervisorSettings
 from supervisor.errors import SettingsError, UsageError, UserError
 
@@ -30,6 +31,12 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "interface": ('"wsgi"', "wsgi", '"cgi"', "asgi or wsgi"),
     "chdir": ('"/srv/shop"', "/srv/shop", '""', "a path"),
     "env": ('{ A = "1" }', {"A": "1"}, "{ A = 1 }", "a string for A"),
+    "certfile": ('"/etc/c.pem"', "/etc/c.pem", '""', "a path"),
+    "keyfile": ('"/etc/k.pem"', "/etc/k.pem", '""', "a path"),
+    "keyfile_password_file": ('"/etc/p"', "/etc/p", '""', "a path"),
+    "ciphers": ('"ECDHE+AESGCM:!aNULL"', "ECDHE+AESGCM:!aNULL", '"AES GCM"', "an OpenSSL cipher list"),
+    "ca_certs": ('"/etc/ca.pem"', "/etc/ca.pem", '""', "a path"),
+    "cert_reqs": ('"required"', "required", '"always"', "none, optional or required"),
     "workers": ("4", 4, "0", "auto or 1 to 1024"),
     "threads": ("2", 2, '"two"', "1 to 1024"),
     "preload": ('"on"', "on", "true", "auto, on or off"),
@@ -53,6 +60,12 @@ CASES: dict[str, tuple[str, object, str, str]] = {
 }
 
 
+# What an option means nothing without.
+BESIDES = dict.fromkeys(["keyfile", "keyfile_password_file", "ciphers", "ca_certs"], 'certfile = "c"\n') | {
+    "cert_reqs": 'certfile = "c"\nca_certs = "a"\n'
+}
+
+
 def read(text: str, **source: Any) -> Settings:
     return load(Source(path=FILE, **source), text)
 
@@ -67,7 +80,8 @@ def table_with(key: str, value: str) -> tuple[str, str]:
     """A file that sets one key, and how that key is named in messages."""
     if key in of_section("supervisor"):
         return f"{WEB}[supervisor]\n{key} = {value}\n", f"[supervisor] {key}"
-    return (f"[app.web]\napp = {value}\n" if key == "app" else f"{WEB}{key} = {value}\n"), f"[app.web] {key}"
+    web = WEB + BESIDES.get(key, "")
+    return (f"[app.web]\napp = {value}\n" if key == "app" else f"{web}{key} = {value}\n"), f"[app.web] {key}"
 
 
 def record_of(settings: Settings, key: str) -> AppSettings | SupervisorSettings:
@@ -103,7 +117,7 @@ def test_a_flag_wins_over_the_file(option: Option) -> None:
     key = option.key
     right, expected, _wrong, _said = CASES[key]
     flag = right.strip('"')
-    file_has = {"app": WEB, "workers": WEB + "workers = 7\n"}.get(key, WEB)
+    file_has = {"app": WEB, "workers": WEB + "workers = 7\n"}.get(key, WEB + BESIDES.get(key, ""))
     settings = read(file_has, app=flag) if key == "app" else read(file_has, flags={key: flag})
     assert getattr(record_of(settings, key), key) == expected
 
@@ -119,6 +133,19 @@ def test_a_wrong_flag_is_named_by_its_flag(option: Option) -> None:
     with pytest.raises(SettingsError) as caught:
         load(source, None)
     assert str(caught.value).startswith(f"{option.flag}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('keyfile = "k"', "keyfile: means nothing without certfile"),
+        ('certfile = "c"\ncert_reqs = "optional"', "cert_reqs: means nothing without ca_certs"),
+        ('ca_certs = "a"', "ca_certs: means nothing without certfile"),
+    ],
+)
+def test_a_setting_that_lacks_the_one_it_belongs_to_is_refused(text: str, said: str) -> None:
+    assert complaint(f"{WEB}{text}\n") == f"{FILE}: [app.web] {said}"
+    assert read(f'{WEB}cert_reqs = "none"\n').apps[0].certfile is None
 
 
 def test_without_a_file_app_makes_an_app_named_web() -> None:

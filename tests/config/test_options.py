@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
-from supervisor.config.options import BY_KEY, OPTIONS, Option, markdown, of_section
+from supervisor.config.option import Option
+from supervisor.config.options import BY_KEY, OPTIONS, markdown, of_section
 from supervisor.config.settings import AppSettings, SupervisorSettings
 
 
@@ -42,5 +45,6 @@ def test_the_markdown_table_has_a_row_for_each_option() -> None:
     lines = markdown().splitlines()
     assert len(lines) == len(OPTIONS) + 3
     for option in OPTIONS:
-        assert sum(f"{option.flag}" in line.split(" | ")[0] for line in lines) == 1
+        named = re.compile(re.escape(option.flag) + r"(?![\w-])")
+        assert sum(named.search(line.split(" | ")[0]) is not None for line in lines) == 1
     assert all(line.count("|") == 5 for line in lines)
