@@ -22,7 +22,7 @@ GOOD = {
 }
 
 
-def parsed(line: bytes = b"GET / HTTP/1.1", *more: bytes, **changes: bytes | None) -> zttp.Request:
+def parsed(line: bytes = b"GET / HTTP/1.1", /, *more: bytes, **changes: bytes | None) -> zttp.Request:
     """The good handshake with some fields changed (None: left out) and some lines more."""
     fields = GOOD | {name.replace("_", "-"): value for name, value in changes.items()}
     lines = [line, *(b"%b: %b" % (name.encode(), value) for name, value in fields.items() if value is not None), *more]
