@@ -33,6 +33,7 @@ from supervisor.serve.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange, Opener
+    from supervisor.serve.peers import Origin
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
     from supervisor.serve.tls import Agreed
@@ -53,6 +54,7 @@ class Connection(Outgoing):
         "eof",
         "exchange",
         "expires",
+        "origin",
         "scheme",
         "server",
         "service",
@@ -70,6 +72,7 @@ class Connection(Outgoing):
         self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
         self.eof = False
         self.scheme: str
+        self.origin: Origin | None = None  # the peer, when it is one that may speak for others
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int | None] | None = None
         self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
@@ -141,7 +144,8 @@ class Connection(Outgoing):
         if data[0] == 13:
             data, fresh = skip_empty_lines(data), 0
             if not data:
-                self.state, self._rest = IDLE, b""
+                self._rest = b""
+                self._ready()
                 return
         end = data.find(HEAD_END, fresh - 3 if fresh > 3 else 0) + 4
         if end == 3:
@@ -198,6 +202,8 @@ class Connection(Outgoing):
         self.state = BUSY
         self.expires = NEVER
         self.tally.start()
+        if self.origin is not None:
+            self.origin.look_through(self, request)
         exchange = self.exchange = opener(self, request, path, query, not self._last)
         if self.body is not None:
             self._await_body()

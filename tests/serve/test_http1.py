@@ -72,6 +72,12 @@ def test_empty_lines_before_a_request_are_skipped(server: Harness) -> None:
     assert bodies(server.ask(b"\r\n" + GET + b"\r\n\r\n" + GET)) == [b"GET /a "] * 2
 
 
+@pytest.mark.parametrize(("raw", "answers"), [(b"\r\n", 0), (POST + b"\r\n", 1), (GET * 2 + b"\r\n\r\n", 2)])
+def test_empty_lines_after_the_last_request_keep_no_connection_open(server: Harness, raw: bytes, answers: int) -> None:
+    assert len(bodies(server.ask(raw))) == answers
+    eventually(lambda: server.service.connections == 0)
+
+
 @pytest.mark.parametrize("raw", [GET, POST, CHUNKED, b"\r\n" + GET + POST], ids=["get", "post", "chunked", "pipelined"])
 def test_every_split_of_a_request_is_the_same(server: Harness, raw: bytes) -> None:
     whole = bodies(server.ask(raw))
