@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -197,7 +198,9 @@ def test_an_app_that_cannot_be_started_again_is_failed_and_gets_well_by_itself(t
 
 
 def test_a_stop_while_the_app_is_still_imported_and_one_during_a_roll_are_done_at_once(tmp_path: Path) -> None:
-    with deeds(tmp_path, "-w", "2", env={"IMPORT_SECONDS": "0.6"}) as cluster:
+    with deeds(tmp_path, "-w", "2") as cluster:
+        good = (tmp_path / "deeds_app.py").read_text()
+        (tmp_path / "deeds_app.py").write_text("import time\ntime.sleep(60)\n")
         cluster.kill(signal.SIGUSR2)
         until("the roll under way", lambda: cluster.app()["state"] == "rolling")
         done(cluster, "stop", "web")
@@ -208,6 +211,7 @@ def test_a_stop_while_the_app_is_still_imported_and_one_during_a_roll_are_done_a
         assert cluster.app()["state"] == "starting"
         done(cluster, "stop", "web")
         assert list(cluster.processes()) == [cluster.pid]
+        (tmp_path / "deeds_app.py").write_text(good)
         done(cluster, "start", "web")
         assert ready(cluster, 2)
         assert cluster.zombies() == []
@@ -263,8 +267,29 @@ def test_status_is_a_plain_table_in_a_pipe_which_a_person_reads_at_a_glance(tmp_
         assert "\x1b" not in done(cluster, "status")
 
 
+def test_status_is_coloured_on_a_terminal(tmp_path: Path) -> None:
+    with deeds(tmp_path, "-w", "1") as cluster:
+        ours, theirs = pty.openpty()
+        program = "import sys, holdfast; sys.exit(holdfast.ctl())"
+        environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"}
+        command = [sys.executable, "-c", program, "-s", cluster.control, "status"]
+        subprocess.run(command, stdout=theirs, env=environment, check=True)
+        os.close(theirs)
+        assert b"\x1b[32mrunning\x1b[0m" in os.read(ours, 65536)
+        os.close(ours)
+
+
+def test_reload_shows_each_step_as_it_happens(tmp_path: Path) -> None:
+    with deeds(tmp_path, "-w", "2") as cluster:
+        shown = done(cluster, "reload")
+        steps = ["generation 2 is on its way", "(1 of 2)", "(2 of 2)", "generation 2 committed"]
+        places = [shown.find(step) for step in steps]
+        assert -1 not in places, shown
+        assert places == sorted(places)
+
+
 def test_json_status_is_the_contract_s_object(tmp_path: Path) -> None:
-    with deeds(tmp_path, "-w", "2") as cluster, in_flight(cluster, 5.0), Talk(cluster) as idle:
+    with deeds(tmp_path, "-w", "2") as cluster, in_flight(cluster, 60.0), Talk(cluster) as idle:
         idle.send("/print?one").answer()
         assert cluster.roll()["verdict"] == "committed"
         text = done(cluster, "--json", "status")
@@ -286,6 +311,7 @@ def test_json_status_is_the_contract_s_object(tmp_path: Path) -> None:
         assert [(worker["state"], worker["generation"], worker["requests"] >= 1) for worker in leaving] == [
             ("draining", 1, True)
         ]
+        cluster.kill(signal.SIGQUIT)  # and not wait for it
 
 
 def test_process_titles_tell_app_generation_slot_and_state(tmp_path: Path) -> None:
