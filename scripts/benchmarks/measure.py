@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.scenarios import Scenario
 from benchmarks.server import Server
 
 WRK_LUA = Path(__file__).with_name("wrk.lua")
+WEBSOCKET_LOAD = Path(__file__).with_name("websocket_load.py")
 WARM_UP_S = 1
 STEADY_S = 2.0  # memory is read when it has not changed by more than 1 % for so long
 STEADY_WITHIN_S = 30.0
@@ -79,11 +81,11 @@ def need_tools() -> None:
 
 
 def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
-    """Warm up, then measure. Raises `UnavailableError` when wrk fails."""
-    _wrk(server, scenario, setup, WARM_UP_S)
+    """Warm up, then measure. Raises `UnavailableError` when the client fails."""
+    _load(server, scenario, setup, WARM_UP_S)
     before = _core_times(setup.server_core), _core_times(setup.client_core)
     used = server.cpu_seconds()
-    seen = _wrk(server, scenario, setup, setup.seconds)
+    seen = _load(server, scenario, setup, setup.seconds)
     used = server.cpu_seconds() - used
     after = _core_times(setup.server_core), _core_times(setup.client_core)
     return Round(
@@ -99,17 +101,26 @@ def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
     )
 
 
-def _wrk(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> dict[str, int]:
-    command = ["taskset", "-c", str(setup.client_core), "wrk", "-t1", f"-c{setup.connections}", f"-d{seconds}s"]
+def _load(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> dict[str, int]:
+    command = _websocket_load if scenario.websocket else _wrk
+    pinned = ["taskset", "-c", str(setup.client_core), *command(server, scenario, setup, seconds)]
+    done = subprocess.run(pinned, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines or not lines[-1].startswith("{"):
+        raise UnavailableError(f"load client: {(done.stderr.strip() or 'no result').splitlines()[-1]}")
+    return {name: int(value) for name, value in json.loads(lines[-1]).items()}
+
+
+def _websocket_load(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> list[str]:
+    return [sys.executable, str(WEBSOCKET_LOAD), str(server.port), scenario.path, str(setup.connections), str(seconds)]
+
+
+def _wrk(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> list[str]:
+    command = ["wrk", "-t1", f"-c{setup.connections}", f"-d{seconds}s"]
     command += ["--timeout", "10s", "-s", str(WRK_LUA)]
     command += [] if scenario.keepalive else ["-H", "Connection: close"]
     command += [f"http://127.0.0.1:{server.port}{scenario.path}"]
-    command += ["--", str(scenario.post_bytes)] if scenario.post_bytes else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines or not lines[-1].startswith("{"):
-        raise UnavailableError(f"wrk: {(done.stderr.strip() or 'no result').splitlines()[-1]}")
-    return {name: int(value) for name, value in json.loads(lines[-1]).items()}
+    return [*command, "--", str(scenario.post_bytes)] if scenario.post_bytes else command
 
 
 def _core_times(core: int) -> tuple[int, int]:

@@ -88,24 +88,36 @@ def _gunicorn_gthread(environment: Environment, launch: Launch) -> list[str]:
     return _gunicorn(environment, launch, "--worker-class", "gthread", "--threads", str(launch.threads))
 
 
-def _uvicorn(environment: Environment, launch: Launch) -> list[str]:
+def _uvicorn(environment: Environment, launch: Launch, *options: str) -> list[str]:
     command = [str(environment.bin / "uvicorn"), launch.app, "--port", str(launch.port), "--log-level", "warning"]
     command += ["--no-access-log", "--loop", "uvloop", "--http", "httptools"]
-    return [*command, "--workers", str(launch.workers)]
+    return [*command, "--workers", str(launch.workers), *options]
+
+
+def _uvicorn_websockets(environment: Environment, launch: Launch) -> list[str]:
+    return _uvicorn(environment, launch, "--ws", "websockets")
+
+
+def _uvicorn_sansio(environment: Environment, launch: Launch) -> list[str]:
+    return _uvicorn(environment, launch, "--ws", "websockets-sansio")
 
 
 def _granian(environment: Environment, launch: Launch, *options: str) -> list[str]:
     command = [str(environment.bin / "granian"), launch.app, "--port", str(launch.port), "--log-level", "warning"]
-    # Without WebSockets it is at its fastest, and none are measured here.
-    return [*command, "--no-access-log", "--no-ws", "--workers", str(launch.workers), *options]
+    return [*command, "--no-access-log", "--workers", str(launch.workers), *options]
 
 
 def _granian_asgi(environment: Environment, launch: Launch) -> list[str]:
-    return _granian(environment, launch, "--interface", "asgi", "--loop", "uvloop")
+    # Without WebSockets it is at its fastest.
+    return _granian(environment, launch, "--interface", "asgi", "--loop", "uvloop", "--no-ws")
+
+
+def _granian_websocket(environment: Environment, launch: Launch) -> list[str]:
+    return _granian(environment, launch, "--interface", "asgi", "--loop", "uvloop", "--ws")
 
 
 def _granian_wsgi(environment: Environment, launch: Launch) -> list[str]:
-    return _granian(environment, launch, "--interface", "wsgi", "--blocking-threads", str(launch.threads))
+    return _granian(environment, launch, "--interface", "wsgi", "--no-ws", "--blocking-threads", str(launch.threads))
 
 
 def _hypercorn(environment: Environment, launch: Launch) -> list[str]:
@@ -136,6 +148,7 @@ def _go(environment: Environment, launch: Launch) -> list[str]:
 
 _GUNICORN = (("gunicorn[fast]", "uvloop"), ("gunicorn", "uvloop"))
 _GRANIAN = (("granian[uvloop]",),)
+_UVICORN = (("uvicorn", "uvloop", "httptools", "websockets"),)
 
 HOLDFAST = Peer("holdfast", _holdfast, (("-e", str(ROOT)),), "holdfast")
 GUNICORN_ASGI = Peer("gunicorn asgi", _gunicorn_asgi, _GUNICORN, "gunicorn")
@@ -143,13 +156,17 @@ GUNICORN_PRELOAD = Peer("gunicorn asgi preload", _gunicorn_preload, _GUNICORN, "
 GUNICORN_SYNC = Peer("gunicorn sync", _gunicorn_sync, _GUNICORN, "gunicorn")
 GUNICORN_GTHREAD = Peer("gunicorn gthread", _gunicorn_gthread, _GUNICORN, "gunicorn")
 UVICORN = Peer("uvicorn", _uvicorn, (("uvicorn", "uvloop", "httptools"),), "uvicorn")
+UVICORN_WEBSOCKETS = Peer("uvicorn websockets", _uvicorn_websockets, _UVICORN, "uvicorn")
+UVICORN_SANSIO = Peer("uvicorn websockets-sansio", _uvicorn_sansio, _UVICORN, "uvicorn")
 GRANIAN_ASGI = Peer("granian", _granian_asgi, _GRANIAN, "granian")
+GRANIAN_WEBSOCKET = Peer("granian", _granian_websocket, _GRANIAN, "granian")
 GRANIAN_WSGI = Peer("granian wsgi", _granian_wsgi, _GRANIAN, "granian")
 HYPERCORN = Peer("hypercorn", _hypercorn, (("hypercorn", "uvloop"),), "hypercorn")
 NGINX = Peer("nginx", _nginx, reference=True)
 GO = Peer("go net/http", _go, reference=True)
 
 ASGI = (HOLDFAST, GUNICORN_ASGI, UVICORN, GRANIAN_ASGI, HYPERCORN)
+WEBSOCKET = (HOLDFAST, UVICORN_WEBSOCKETS, UVICORN_SANSIO, GRANIAN_WEBSOCKET)
 WSGI = (HOLDFAST, GUNICORN_SYNC, GUNICORN_GTHREAD, GRANIAN_WSGI)
 MEMORY = (HOLDFAST, GUNICORN_ASGI, GUNICORN_PRELOAD, UVICORN, GRANIAN_ASGI, HYPERCORN)
 FIXED = (NGINX, GO)

@@ -20,14 +20,14 @@ def about(setup: Setup) -> str:
     """The line that every figure depends on."""
     return (
         f"{setup.rounds} alternating rounds of {setup.seconds} s, medians; {setup.connections} connections; "
-        f"one worker on core {setup.server_core}, wrk on core {setup.client_core}; "
+        f"one worker on core {setup.server_core}, the client on core {setup.client_core}; "
         f"Python {platform.python_version()}, Linux {platform.release()}, {_processor()}"
     )
 
 
 def speed_table(scenario: Scenario, all_figures: Sequence[Figures]) -> str:
     rows: list[Row] = [
-        ("", "req/s", "spread", "per cpu s", "p50", "p99", "its cpu", "its core", "wrk's core", "holdfast is")
+        ("", "req/s", "spread", "per cpu s", "p50", "p99", "its cpu", "its core", "client's core", "holdfast is")
     ]
     notes = []
     ours = next((each for each in all_figures if each.server.startswith("holdfast") and each.rounds), None)
@@ -62,7 +62,7 @@ def _doubts(figures: Figures) -> list[str]:
     doubts = []
     if figures.median("server_cpu") < BOTTLENECK:
         others = figures.median("server_core_busy") - figures.median("server_cpu")
-        culprit = "others were busy there" if others > 0.5 * (1 - BOTTLENECK) else "wrk could not ask for more"
+        culprit = "others were busy there" if others > 0.5 * (1 - BOTTLENECK) else "the client could not ask for more"
         doubts.append(f"used {figures.median('server_cpu'):.0%} of its core, {culprit}: this is not its limit")
     if figures.errors():
         doubts.append(", ".join(f"{kind} {count}" for kind, count in figures.errors().items()))

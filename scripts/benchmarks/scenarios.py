@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from benchmarks.apps.plain_asgi import PIECE, RECORD
-from benchmarks.peers import ASGI, FIXED, WSGI, Peer
+from benchmarks.peers import ASGI, FIXED, WEBSOCKET, WSGI, Peer
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Scenario:
     post_bytes: int = 0
     keepalive: bool = True
     threads: int = 8
+    websocket: bool = False
 
 
 SCENARIOS = (
@@ -31,6 +32,7 @@ SCENARIOS = (
     Scenario("asgi-post10k", "ASGI, POST of 10 KB", ASGI, path="/upload", expected=b"10240", post_bytes=10240),
     Scenario("asgi-stream", "ASGI, ten chunks of 1 KB", ASGI, path="/stream", expected=PIECE * 10),
     Scenario("asgi-fresh", "ASGI, 13 bytes, a connection for each request", (*ASGI, *FIXED), keepalive=False),
+    Scenario("ws-echo", "WebSocket, text messages of 16 bytes, each sent back", WEBSOCKET, websocket=True),
     Scenario("wsgi-plaintext", "WSGI, 13 bytes, 8 threads", (*WSGI, *FIXED), app="plain_wsgi:app"),
     Scenario("wsgi-inline", "WSGI, 13 bytes, 1 thread", WSGI, app="plain_wsgi:app", threads=1),
 )

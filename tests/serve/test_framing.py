@@ -164,10 +164,11 @@ def test_the_client_s_close_is_answered_in_kind(sent: bytes, code: int, reason: 
 def test_our_close_is_over_with_the_client_s() -> None:
     wire = framing()
     assert wire.close(4000, "x" * 130) == b"\x88\x7d\x0f\xa0" + b"x" * 123
-    fed(wire, frame(TEXT, b"on its way"))
-    assert wire.closed is None
-    fed(wire, close(4000))
-    assert wire.closed is not None
+    ends = []
+    for piece in (frame(TEXT, b"on its way"), close(4000)):
+        fed(wire, piece)
+        ends.append(wire.closed is not None)
+    assert ends == [False, True]
     assert not wire.broken
 
 
