@@ -3,7 +3,8 @@
 Asked for by path: `/exit?CODE`, `/sys-exit?CODE` (out of a callback), `/interrupt` (KeyboardInterrupt out of a
 callback), `/signal?NUMBER`, `/sleep?SECONDS`, `/block?SECONDS`, `/grow?MEGABYTES`, `/print?TEXT`, `/complain?TEXT`,
 `/chatter?LINES` (to stdout, as fast as can be). A file called `broken` in the working directory kills each worker as
-it starts; `kill-spawner` makes the next fork's intermediate process kill the spawner before it has told the pid.
+it starts; `kill-spawner` makes the next fork's intermediate process kill the spawner before it has told the pid,
+`kill-between` makes it end itself.
 Set in the environment: `IMPORT_SECONDS`.
 """
 
@@ -28,13 +29,16 @@ SPAWNER = os.getpid()
 HELD: list[bytes] = []
 
 
-def kill_spawner_between_fork_and_answer() -> None:
-    if os.getpid() != SPAWNER and os.path.exists("kill-spawner"):
-        os.unlink("kill-spawner")
-        os.kill(SPAWNER, signal.SIGKILL)
+def kill_between_fork_and_answer() -> None:
+    if os.getpid() == SPAWNER:
+        return
+    for name, victim in (("kill-spawner", SPAWNER), ("kill-between", os.getpid())):
+        if os.path.exists(name):
+            os.unlink(name)
+            os.kill(victim, signal.SIGKILL)
 
 
-os.register_at_fork(after_in_parent=kill_spawner_between_fork_and_answer)
+os.register_at_fork(after_in_parent=kill_between_fork_and_answer)
 
 
 def interrupt() -> None:

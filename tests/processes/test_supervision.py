@@ -170,11 +170,12 @@ def test_a_fork_that_a_hanging_spawner_never_made_is_made_by_the_next_one(tmp_pa
         assert cluster.leftovers() == {}
 
 
-def test_a_worker_whose_spawner_was_killed_before_it_told_its_pid_is_found_and_supervised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["kill-spawner", "kill-between"])
+def test_a_worker_whose_pid_nobody_lived_to_tell_is_found_and_supervised(tmp_path: Path, victim: str) -> None:
     with deeds(tmp_path, "-w", "1") as cluster:
-        (tmp_path / "kill-spawner").touch()
+        (tmp_path / victim).touch()
         os.kill(cluster.workers()[0]["pid"], signal.SIGKILL)
-        until("the spawner killed", lambda: not (tmp_path / "kill-spawner").exists())
+        until("the victim killed", lambda: not (tmp_path / victim).exists())
         serve_again(cluster, 1)
         (found,) = cluster.workers()
         assert int(ask(cluster, "/print?it-is-the-one")) == found["pid"]
