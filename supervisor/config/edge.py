@@ -7,6 +7,8 @@ from supervisor.config.option import Option
 
 TLS = "TLS (1.2 and 1.3, on every TCP address)"
 
+PROXIES = "Proxies in front"
+
 EDGE: tuple[Option, ...] = (
     Option(
         key="certfile",
@@ -67,5 +69,26 @@ EDGE: tuple[Option, ...] = (
         metavar="KIND",
         default="none",
         help="client certificates: none, optional or required; all but none take --ca-certs",
+    ),
+    Option(
+        key="forwarded_allow_ips",
+        flags=("--forwarded-allow-ips",),
+        section="app",
+        group=PROXIES,
+        parse=values.parse_peers,
+        metavar="IPS",
+        default="127.0.0.1,::1",
+        help="peers whose X-Forwarded-* and Forwarded are believed: addresses and networks, commas between, or *; "
+        "Unix sockets are, unless the list is empty",
+    ),
+    Option(
+        key="root_path",
+        flags=("--root-path",),
+        section="app",
+        group=PROXIES,
+        parse=values.parse_root_path,
+        metavar="PATH",
+        default="none",
+        help="where a proxy has mounted the app, such as /api: ASGI's root_path, WSGI's SCRIPT_NAME",
     ),
 )

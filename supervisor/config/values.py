@@ -7,6 +7,7 @@ address is free shows when it is used.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
 MAX_BINDS = 64
+MAX_PEERS = 1024
 MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
 MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
 
@@ -39,6 +41,7 @@ _MODE = re.compile(r"(?:0o)?[0-7]{3,4}", re.ASCII)
 _ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
 _OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
 _CIPHERS = re.compile(r"[A-Za-z0-9_+!:,@=.-]{1,2000}", re.ASCII)
+_ROOT_PATH = re.compile(r"|/[A-Za-z0-9._~!$&'()*+,;=:@/-]{0,1000}", re.ASCII)
 _APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -225,6 +228,21 @@ def parse_owner(value: object) -> str:
     return value
 
 
+def parse_peers(value: object) -> tuple[str, ...]:
+    """Addresses and networks, or `*`, as a list or with commas between; an empty one is nobody."""
+    texts = [text.strip() for text in value.split(",") if text.strip()] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or len(texts) > MAX_PEERS:
+        raise ValueError(f"addresses and networks such as 127.0.0.1,10.0.0.0/8, or *, not {shown(value)}")
+    return tuple(_peer(text) for text in texts)
+
+
+def parse_root_path(value: object) -> str | None:
+    """A path without its final slash; an empty one, and `/`, is none."""
+    if not isinstance(value, str) or not _ROOT_PATH.fullmatch(value):
+        raise ValueError(f"a path that begins with /, such as /api, not {shown(value)}")
+    return value.rstrip("/") or None
+
+
 def parse_ciphers(value: object) -> str:
     """A cipher list, ciphers(1); whether OpenSSL knows them shows when they are used."""
     if not isinstance(value, str) or not _CIPHERS.fullmatch(value):
@@ -246,6 +264,19 @@ def parse_app_name(value: object) -> str:
     if value == "all":
         raise ValueError("a name other than all, which means every app in holdfastctl")
     return value
+
+
+def _peer(text: object) -> str:
+    if text == "*":
+        return "*"
+    expected = f"an address, a network such as 10.0.0.0/8, or *, not {shown(text)}"
+    if not isinstance(text, str):
+        raise ValueError(expected)
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        hint = ": bits are set behind the network's" if "host bits" in str(error) else ""
+        raise ValueError(expected + hint) from None
 
 
 def _whole(value: object) -> int | None:

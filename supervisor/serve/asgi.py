@@ -17,7 +17,7 @@ from zttp import Request
 
 from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
 from supervisor.serve.faults import ClientDisconnectedError, complain
-from supervisor.serve.head import METHODS, decode_path, fields
+from supervisor.serve.head import METHODS, decode_path, fields, mounted
 
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
@@ -54,6 +54,7 @@ class AsgiBridge:
         self.service = service
         self.loop = service.loop
         self.state: dict[str, Any] = {}
+        self.root_path = service.settings.root_path or ""
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code is running, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
         self.open = functools.partial(AsgiExchange, self)
@@ -205,16 +206,17 @@ class AsgiExchange(Answer):
     def _scope(self) -> Scope:
         connection = self._connection
         path = self._path
+        root = self._bridge.root_path
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
             "http_version": "1.0" if self.legacy else "1.1",
             "method": self.method,
             "scheme": connection.scheme,
-            "path": decode_path(path),
+            "path": decode_path(path) if not root else mounted(root, decode_path(path)),
             "raw_path": path,
             "query_string": self._query,
-            "root_path": "",
+            "root_path": root,
             "headers": fields(self.request).to_list(lowercase_names=True),
             "client": connection.client,
             "server": connection.server,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
 
-from supervisor.serve.head import PERCENT, fields
+from supervisor.serve.head import PERCENT, fields, mounted
 
 if TYPE_CHECKING:
     from zttp import Request
@@ -41,7 +41,7 @@ def _learn(name: bytes) -> str:
 class Templates:
     """The part of the environ that all requests to one address of a worker have in common."""
 
-    def __init__(self, errors: TextIO, *, multithread: bool, multiprocess: bool) -> None:
+    def __init__(self, errors: TextIO, root: str, *, multithread: bool, multiprocess: bool) -> None:
         self._common: Environ = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -53,7 +53,7 @@ class Templates:
             "GATEWAY_INTERFACE": "CGI/1.1",
             "SERVER_SOFTWARE": "holdfast",
             "SERVER_PROTOCOL": "HTTP/1.1",
-            "SCRIPT_NAME": "",
+            "SCRIPT_NAME": root,
             "REMOTE_ADDR": "",
         }
         self._known: dict[object, Environ] = {}
@@ -75,7 +75,9 @@ def fill(environ: Environ, request: Request, method: str, target: tuple[bytes, b
     """Add one request to a copy of the template. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
     path, query = target
     environ["REQUEST_METHOD"] = method
-    environ["PATH_INFO"] = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
+    text = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
+    root = environ["SCRIPT_NAME"]
+    environ["PATH_INFO"] = text if not root or mounted(root, text) != text else text.removeprefix(root)
     environ["QUERY_STRING"] = query.decode("latin-1")
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target.decode("latin-1")
     if request.http_version == b"1.0":

@@ -50,7 +50,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-\xff]+ HTTP/([0-9])\.([0-9])")
 _REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
 _IP_LITERAL = rb"\[(?:[0-9A-Fa-f:.]{2,45}|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]"
-_HOST = re.compile(rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5})?")
+_HOST = re.compile(rb"(" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::([0-9]{0,5}))?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
@@ -73,6 +73,15 @@ def is_host(value: bytes) -> bool:
         _hosts.clear()
     _hosts.add(value)
     return True
+
+
+def split_host(value: bytes) -> tuple[str, int | None] | None:
+    """Host, without an IPv6 address's brackets, and port of a Host field; None when it is not one."""
+    match = _HOST.fullmatch(value)
+    if match is None or len(value) > 300:
+        return None
+    port = int(match[2]) if match[2] else None
+    return None if port is not None and port > 65535 else (match[1].decode("ascii").strip("[]"), port)
 
 
 def judge(request: Request) -> Target | Refusal | None:
@@ -141,6 +150,12 @@ def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | No
     if host is not None and host.lower() != authority.lower():
         return Refusal(400, "Host and target disagree")
     return Target(path or b"/", query or b"")
+
+
+def mounted(root: str, path: str) -> str:
+    """The path of an app below `root` as ASGI wants it, which is with the root, whether a proxy has taken that off or
+    not (and with neither for the asterisk)."""
+    return path if path == root or path.startswith(root + "/") or path[:1] != "/" else root + path
 
 
 def decode_path(raw: bytes) -> str:

@@ -27,6 +27,7 @@ from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, Limits, ticks
+from supervisor.serve.peers import Origin, Trust
 from supervisor.serve.secure import Handshake, SecureConnection
 from supervisor.serve.tally import Tally
 from supervisor.serve.tls import Tls
@@ -71,6 +72,7 @@ class Service:
         self.closes_idle = False
         self._connections: set[Connection | WebSocket] = set()
         self._farewell = Farewell(loop)
+        self._trust = Trust(settings.forwarded_allow_ips)
         self._servers: dict[object, tuple[str, int | None]] = {}
         self._on_empty = on_empty
         self._emptied = False
@@ -197,6 +199,8 @@ class Service:
         peer = transport.get_extra_info("peername")
         connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
         connection.server = server
+        if self._trust.covers(connection.client[0] if connection.client else None):
+            connection.origin = Origin(connection, self._trust)
 
     def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
         """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain

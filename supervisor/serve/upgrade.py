@@ -24,7 +24,7 @@ from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.framing import CodeError, Framing, OfferError
 from supervisor.serve.handshake import Handshake, agree, judge_handshake, refuse
-from supervisor.serve.head import Refusal, decode_path, fields
+from supervisor.serve.head import Refusal, decode_path, fields, mounted
 from supervisor.serve.inbox import Inbox
 from supervisor.serve.websocket import ABNORMAL, APP_FAILED, NORMAL, OPEN, WebSocket
 
@@ -159,15 +159,16 @@ class Upgrade(Answer):
 
     def _scope(self) -> Scope:
         connection = self._connection
+        root = self._bridge.root_path
         return {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
             "http_version": "1.1",
-            "scheme": "ws" if connection.transport.get_extra_info("sslcontext") is None else "wss",
-            "path": decode_path(self._path),
+            "scheme": "wss" if connection.scheme == "https" else "ws",
+            "path": mounted(root, decode_path(self._path)),
             "raw_path": self._path,
             "query_string": self._query,
-            "root_path": "",
+            "root_path": root,
             "headers": fields(self.request).to_list(lowercase_names=True),
             "client": connection.client,
             "server": connection.server,

@@ -45,7 +45,8 @@ class WsgiBridge:
         self.inline = settings.threads == 1
         self.pool = Pool(settings.threads, service.loop, settings.name)
         multiprocess = settings.workers != 1
-        self.environs = Templates(sys.stderr, multithread=not self.inline, multiprocess=multiprocess)
+        root = settings.root_path or ""
+        self.environs = Templates(sys.stderr, root, multithread=not self.inline, multiprocess=multiprocess)
         self.live: set[WsgiExchange] = set()  # submitted and not over
         self.open = functools.partial(WsgiExchange, self)
 
