@@ -105,19 +105,20 @@ class App:
             for bound in self.listeners.keep_only(self.settings.bind):
                 self.news.unbound(bound)
 
-    def start(self) -> None:
-        """Start a new generation from a standstill; `open` has been called."""
+    def start(self, only: int | None = None) -> None:
+        """Start a new generation from a standstill, all slots or one of them; `open` has been called."""
         self.generation += 1
         self.is_stopping = self._was_up = False
-        self.held.clear()
         self.count = self._next_count = wanted_workers(self.settings)
+        everyone = set(range(1, self.count + 1))
+        self.held = everyone - {only} if only in everyone else set()
         self.engine.roll = rolls.Roll(self.generation, self.generation)
         self._add_release(self.settings).start()
         surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
         self.engine.post(
             seats.Remove(surplus),
             seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
-            seats.Want(dict.fromkeys(self.slots(), self.generation)),
+            seats.Want(dict.fromkeys(self.held) | dict.fromkeys(self.slots(), self.generation)),
         )
 
     def stop(self, *, and_start: bool = False) -> None:

@@ -190,7 +190,7 @@ class Master:
         """Roll these apps (none named: all that are not stopped) to new code and newly read settings: all, or none."""
         settings = self._read_settings()
         found = {app.name: app for app in settings.apps}
-        chosen = [app for app in self._apps.values() if (app.name in names if names else app.state != "stopped")]
+        chosen = [app for app in self._apps.values() if (app.name in names if names else not app.is_stopping)]
         missing = [app.name for app in chosen if app.name not in found]
         if missing:
             raise SettingsError(self._source.path or "" if self._source else "", f"[app.{missing[0]}]", "is missing")

@@ -37,9 +37,9 @@ class MasterSupervision:
 
     def reload(self, apps: Sequence[str]) -> dict[str, int]:
         for name in apps:
-            if self._app(name).state == "stopped":
+            if self._app(name).is_stopping:
                 raise RefusedError(f"{name} is stopped; holdfastctl start {name}")
-        if all(app.state == "stopped" for app in self._apps.values()):
+        if all(app.is_stopping for app in self._apps.values()):
             raise RefusedError("everything is stopped; holdfastctl start all")
         try:
             return self._reload(apps)
@@ -47,16 +47,17 @@ class MasterSupervision:
             raise RefusedError(f"not reloaded, all serves on as before: {error}") from None
 
     def start(self, target: str) -> None:
-        """A stopped app or slot."""
+        """A stopped app or slot; of an app that runs, all slots that were stopped by hand."""
         for app, slot in self._targets(target):
-            if slot is not None and app.state != "stopped":
-                self._start_slot(app, slot)
-            elif app.is_idle:
-                self._start_app(app)
+            if app.is_idle:
+                self._start_app(app, slot)
             elif app.is_stopping:
                 app.start_once_stopped()
+            elif not (app.held if slot is None else slot in app.held):
+                raise RefusedError(f"{target if slot else app.name} is running")
             else:
-                raise RefusedError(f"{app.name} is running")
+                for number in sorted(app.held) if slot is None else [slot]:
+                    app.release_slot(number)
 
     def stop(self, target: str) -> None:
         for app, slot in self._targets(target):
@@ -66,6 +67,8 @@ class MasterSupervision:
                 app.stop()
             elif slot in app.held:
                 raise RefusedError(f"{app.name}:{slot} is stopped")
+            elif app.slots() == (slot,):
+                app.stop()  # with nobody left to answer, its sockets must not take connections any more
             else:
                 app.hold(slot)
 
@@ -84,7 +87,7 @@ class MasterSupervision:
 
     def scale(self, app: str, workers: str) -> int:
         found = self._app(app)
-        if found.is_stopping or found.state == "stopped":
+        if found.is_stopping:
             raise RefusedError(f"{app} is stopped; holdfastctl start {app}")
         digits = workers.removeprefix("+").removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 7):
@@ -115,18 +118,14 @@ class MasterSupervision:
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         return self._journal.subscribe(listener)
 
-    def _start_app(self, app: App) -> None:
+    @staticmethod
+    def _start_app(app: App, slot: int | None = None) -> None:
+        """Start from a standstill; with `slot`, only that one."""
         try:
             app.open(app.settings)
         except UserError as error:
             raise RefusedError(str(error)) from None
-        app.start()
-
-    @staticmethod
-    def _start_slot(app: App, slot: int) -> None:
-        if slot not in app.held:
-            raise RefusedError(f"{app.name}:{slot} is running")
-        app.release_slot(slot)
+        app.start(only=slot)
 
     def _targets(self, target: str) -> list[tuple[App, int | None]]:
         """The apps and slots that a target means. Raises `RefusedError` naming what there is."""
