@@ -160,6 +160,7 @@ class Upgrade(Answer):
     def _scope(self) -> Scope:
         connection = self._connection
         root = self._bridge.root_path
+        tls = {} if connection.tls is None else {"tls": connection.tls.extension.copy()}
         return {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -174,7 +175,7 @@ class Upgrade(Answer):
             "server": connection.server,
             "subprotocols": self._handshake.subprotocols,
             "state": self._bridge.state.copy(),
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {"websocket.http.response": {}} | tls,
         }
 
     async def _take_verdict(self, kind: str, message: Message) -> None:

@@ -16,7 +16,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from .harness import Harness, eventually
+from supervisor.serve.limits import Limits
+
+from .harness import Harness, eventually, read_all
+from .test_tls import Papers, dialled, papers, served
+from .websocket_client import HANDSHAKE, frame
+
+__all__ = ["papers"]  # a fixture
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -142,4 +148,36 @@ def test_the_client_learns_that_the_service_restarts() -> None:
             client.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1012
+        eventually(lambda: server.empties == 1)
+
+
+def test_over_tls_it_is_wss_and_everything_else_is_the_same(papers: Papers) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            seen.append(scope)
+        await STARLETTE(scope, receive, send)
+
+    with served(papers, app) as server:
+        server.call(lambda: server.service.set_limits(Limits(closing=0.5)))
+        url = f"wss://localhost:{server.address[1]}/echo"
+        with connect(url, ssl=papers.client(), compression=None) as client:
+            for size in (5, 70_000, 900_000):
+                client.send("x" * size)
+                assert client.recv() == "x" * size
+            assert client.ping().wait(5)
+            assert seen[0]["scheme"] == "wss"
+            assert seen[0]["extensions"]["tls"]["tls_version"] >= 0x0303
+        with dialled(server, papers.client()) as raw:
+            raw.sendall(HANDSHAKE.replace(b"/chat", b"/echo") + frame(3))
+            data = read_all(raw)
+            assert data.endswith(b"invalid opcode")
+        eventually(lambda: server.service.connections == 0)
+        with connect(url, ssl=papers.client()) as client:
+            server.call(lambda: server.service.drain(None))
+            with pytest.raises(ConnectionClosed) as caught:
+                client.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1012
         eventually(lambda: server.empties == 1)
