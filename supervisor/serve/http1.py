@@ -48,7 +48,6 @@ class Connection(Outgoing):
         "_last",
         "_reading",
         "_rest",
-        "_unsent",
         "body",
         "client",
         "eof",
@@ -79,7 +78,6 @@ class Connection(Outgoing):
         self._last = False  # the client said that it sends no further request
         self._reading = True
         self._flushing = False
-        self._unsent = 0
 
     # What the transport calls.
 
@@ -98,7 +96,9 @@ class Connection(Outgoing):
             if self.body is not None:
                 self._feed(self.body, data)
             else:
-                self._hold(data)
+                self._rest += data
+                if len(self._rest) > self.service.limits.read_ahead:
+                    self.pause_reading()
 
     def eof_received(self) -> bool:
         """A half-closed client still gets its answers (True keeps the transport), any other end is the end."""
@@ -123,7 +123,6 @@ class Connection(Outgoing):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
         if self.state is BUSY:
             self.expires = self.service.tick + self.service.write_idle_ticks
 
@@ -235,11 +234,6 @@ class Connection(Outgoing):
         waiting = self.body is not None and self._reading
         self.expires = self.service.tick + self.service.body_idle_ticks if waiting else NEVER
 
-    def _hold(self, data: bytes) -> None:
-        self._rest += data
-        if len(self._rest) > self.service.limits.read_ahead:
-            self.pause_reading()
-
     def pause_reading(self) -> None:
         """Leave further bytes to the kernel, and so to the client."""
         if self._reading:
@@ -287,7 +281,11 @@ class Connection(Outgoing):
         if self.service.access is not None:
             self.service.access.record(self.client, exchange)
         if not exchange.keep:
-            self._end()
+            # A client that announced the end itself sends nothing that a reset could hit.
+            if self._last and not self._rest and self.body is None:
+                self._close()
+            else:
+                self._linger()
         elif self.body is None:
             self._ready()
         elif self._can_skip(exchange):
@@ -317,13 +315,6 @@ class Connection(Outgoing):
             self.state = IDLE
             self.resume_reading()
             self._take(self._rest, 0)
-
-    def _end(self) -> None:
-        """Close after the last answer. A client that announced the end itself sends nothing that a reset could hit."""
-        if self._last and not self._rest and self.body is None:
-            self._close()
-        else:
-            self._linger()
 
     def _linger(self) -> None:
         """Half-close, and read what the client still sends until it closes, too."""
@@ -391,20 +382,12 @@ class Connection(Outgoing):
             self._refuse(Refusal(408, "the head took too long"))
         elif state is IDLE:
             self._close()
-        elif state is BUSY and self.write_paused:
-            self._expire_write()
-        elif state is BUSY and self.body is None:
-            self._expire_half_closed()
-        elif state is BUSY:
-            self._refuse_body(Refusal(408, "the body took too long"))
-        else:
-            self.transport.abort()
-
-    def _expire_write(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        if unsent < self._unsent:
-            self._unsent = unsent
+        elif state is BUSY and self.write_paused and self.is_taken():
             self.expires = self.service.tick + self.service.write_idle_ticks
+        elif state is BUSY and self.body is None and not self.write_paused:
+            self._expire_half_closed()
+        elif state is BUSY and not self.write_paused:
+            self._refuse_body(Refusal(408, "the body took too long"))
         else:
             self.transport.abort()
 

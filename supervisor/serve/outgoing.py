@@ -16,13 +16,14 @@ _TOGETHER = 64 * 1024  # pieces are written at the latest when they are this man
 class Outgoing(asyncio.Protocol):
     """A protocol that writes. `transport` is there once the connection is made."""
 
-    __slots__ = ("_context", "_loop", "_size", "outgoing", "transport", "write_paused")
+    __slots__ = ("_context", "_loop", "_size", "_unsent", "outgoing", "transport", "write_paused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         self.transport: asyncio.Transport
         self.write_paused = False
         self.outgoing: list[bytes] = []
         self._size = 0
+        self._unsent = 0
         self._loop = loop
         self._context = context
 
@@ -32,9 +33,15 @@ class Outgoing(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._unsent = self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         self.write_paused = False
+
+    def is_taken(self) -> bool:
+        """Whether the client has taken anything since writing was paused, or since this was asked last."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        return self._unsent < before
 
     def stream(self, piece: bytes) -> None:
         """Write `piece` together with what else is streamed in this turn of the loop."""
