@@ -114,9 +114,8 @@ class App:
         self.held = everyone - {only} if only in everyone else set()
         self.engine.roll = rolls.Roll(self.generation, self.generation)
         self._add_release(self.settings).start()
-        surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
         self.engine.post(
-            seats.Remove(surplus),
+            self._surplus(),
             seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
             seats.Want(dict.fromkeys(self.held) | dict.fromkeys(self.slots(), self.generation)),
         )
@@ -128,7 +127,6 @@ class App:
             self.listeners.close()
         self.engine.post(
             rolls.Abort("the app was stopped"),
-            seats.Remove(frozenset(number for number in self.engine.fleet.slots if number > self.count)),
             seats.Want(dict.fromkeys(range(1, self.count + 1), None)),
         )
 
@@ -160,12 +158,10 @@ class App:
 
     def scale(self, count: int) -> None:
         """Have this many slots."""
-        surplus = frozenset(number for number in self.engine.fleet.slots if number > count)
         known = self.engine.fleet.slots  # those beyond `self.count` are the roll's
         added = {number: self.engine.roll.base for number in range(self.count + 1, count + 1) if number not in known}
-        self.held -= surplus
         self.count = self._next_count = count
-        self.engine.post(seats.Remove(surplus), seats.Want(added), rolls.SlotsChanged(self.slots()))
+        self.engine.post(self._surplus(), seats.Want(added), rolls.SlotsChanged(self.slots()))
 
     def hold(self, slot: int) -> None:
         """Stop one slot until `release_slot`."""
@@ -349,12 +345,18 @@ class App:
         if isinstance(command, rolls.Committed):
             self.settings = self.releases[command.target].settings
             self.count = self._next_count
-            surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
-            self.engine.post(seats.Remove(surplus))
+            self.engine.post(self._surplus())
         elif isinstance(command, rolls.RolledBack):
             self._next_count = self.count
-            self.engine.post(seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout))
+            terms = seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout)
+            self.engine.post(self._surplus(), terms)
         self.news.rolled(command)
+
+    def _surplus(self) -> seats.Remove:
+        """Slots beyond the count are nobody's, and are not remembered as stopped by hand either."""
+        surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
+        self.held -= surplus
+        return seats.Remove(surplus)
 
     def _settle_down(self) -> None:
         """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""

@@ -67,3 +67,13 @@ def test_an_app_left_with_stopped_slots_alone_can_be_started_again(tmp_path: Pat
         until("nobody is left", lambda: slots(cluster) == [])
         done(cluster, "start", "web")
         assert ask(cluster.bind).status == 200
+
+
+def test_a_stopped_worker_that_a_roll_takes_away_is_not_missing_when_the_next_one_grows(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.configured(web_settings(workers=2)) as cluster:
+        done(cluster, "stop", "web:2")
+        for workers, served in ((1, [1]), (3, [1, 2, 3])):
+            site.settings(web_settings(cluster.bind, workers=workers))
+            assert cluster.roll()["verdict"] == "committed"
+            assert slots(cluster) == served
