@@ -136,6 +136,7 @@ class WebSocket(asyncio.Protocol):
 
     def cut(self) -> None:
         """Give up on the client, without a further byte."""
+        self._inbox.hang_up(ABNORMAL, "")
         self.transport.abort()
 
     def expire(self) -> None:

@@ -517,6 +517,19 @@ def test_neither_client_nor_app_keeps_a_leaving_worker_beyond_the_cut() -> None:
     assert len(ended) == 1
 
 
+def test_a_cut_without_a_farewell_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await asyncio.Event().wait()
+
+    with Harness(websocket(app)) as server, opened(server) as client:
+        server.call(server.service.cut)
+        eventually(lambda: is_idle(server))
+        with contextlib.suppress(ConnectionResetError):
+            assert client.ended()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_reset_is_an_end_like_any_other(capfd: pytest.CaptureFixture[str]) -> None:
     told: Told = []
     with Harness(teller(told)) as server:
