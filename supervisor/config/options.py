@@ -282,6 +282,16 @@ OPTIONS: tuple[Option, ...] = (
         help="one line a request; - is stdout",
     ),
     Option(
+        key="access_log_format",
+        flags=("--access-log-format",),
+        section="app",
+        group=_LOGS,
+        parse=values.parse_access_format,
+        metavar="FORMAT",
+        default="auto",
+        help="combined, json, or a format with gunicorn's atoms; auto is combined, and JSON with --log-format json",
+    ),
+    Option(
         key="log_format",
         flags=("--log-format",),
         section="supervisor",

@@ -53,6 +53,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     ws_deflate: bool = True
     surge: int = 1
     access_log: str | None = None
+    access_log_format: str = "auto"  # combined or json, as log_format says; or one of these; or a format with atoms
 
 
 class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):

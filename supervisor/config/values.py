@@ -27,6 +27,7 @@ MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
 MAX_BINDS = 64
 MAX_PEERS = 1024
+MAX_FORMAT = 4096
 MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
 MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
 
@@ -41,6 +42,11 @@ _MODE = re.compile(r"(?:0o)?[0-7]{3,4}", re.ASCII)
 _ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
 _OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
 _CIPHERS = re.compile(r"[A-Za-z0-9_+!:,@=.-]{1,2000}", re.ASCII)
+ATOM = re.compile(
+    r"%(?:%|\((?:\{(?P<field>[A-Za-z0-9_-]{1,100})\}(?=[ioe])|(?=[hlutrmUqHsBbfaTDMLpIwg]))(?P<name>[A-Za-z])\)s)"
+)
+"""One atom of an access log's format, or a percent sign."""
+
 _ROOT_PATH = re.compile(r"|/[A-Za-z0-9._~!$&'()*+,;=:@/-]{0,1000}", re.ASCII)
 _APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -203,6 +209,21 @@ def parse_log_path(value: object) -> str | None:
         return None
     if not isinstance(value, str) or not value or "\0" in value or _bytes(value) > MAX_PATH:
         raise ValueError(f"a path, - for stdout, or off, not {shown(value)}")
+    return value
+
+
+def parse_access_format(value: object) -> str:
+    """`auto`, `combined`, `json`, or a format of one line whose atoms are known."""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_FORMAT:
+        raise ValueError(f"auto, combined, json or a format such as %(h)s %(r)s %(s)s, not {shown(value)}")
+    if value in ("auto", "combined", "json"):
+        return value
+    if "%" not in value:
+        raise ValueError(f"auto, combined, json or a format such as %(h)s %(r)s %(s)s, not {shown(value)}")
+    unknown = ATOM.sub("", value).find("%")
+    if unknown >= 0:
+        rest = ATOM.sub("", value)[unknown:]
+        raise ValueError(f"atoms such as %(h)s, %(s)s, %({{referer}}i)s, or %% for a percent sign, not {shown(rest)}")
     return value
 
 

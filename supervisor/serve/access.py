@@ -11,14 +11,11 @@ import os
 import select
 import socket
 import stat
-import time
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from supervisor.config.settings import LogFormat
 from supervisor.kernel.board import Cell, Row
-from supervisor.serve.head import fields
+from supervisor.serve.logline import Writer, compile_format
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
@@ -27,29 +24,10 @@ _DROPPED = int(Cell.RECORDS_DROPPED)
 _INTERVAL = 0.05
 _BATCH = 64 * 1024
 _PENDING = 4 * _BATCH  # lines that may wait for a pipe to be read before new ones are dropped
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_PLAIN = bytes(i for i in range(32, 127) if i not in b'"\\')
-
-
-class Record(msgspec.Struct, frozen=True):
-    """One line of the JSON access log. `duration` is seconds from head to answer, `bytes` counts the body."""
-
-    ts: float
-    client: str | None
-    method: str
-    path: str
-    protocol: str
-    status: int
-    bytes: int
-    duration: float
-    referer: str | None
-    user_agent: str | None
-    worker: str
-    generation: int
 
 
 class AccessLog:
-    """Writes to `fd`, which it owns. `text` is Apache's combined format and the duration in seconds at the end."""
+    """Writes to `fd`, which it owns. `form` decides for the template `auto`: `text` is Apache's combined format."""
 
     def __init__(
         self,
@@ -61,18 +39,16 @@ class AccessLog:
         app: str = "",
         slot: int = 0,
         generation: int = 0,
+        template: str = "auto",
     ) -> None:
         self._loop = loop
         self._row = row
-        self._json = form == "json"
-        self._worker = f"{app}:{slot}"
-        self._generation = generation
-        self._encode = msgspec.json.Encoder().encode
+        if template == "auto":
+            template = "json" if form == "json" else "combined"
+        self._render = compile_format(template, Writer(f"{app}:{slot}", generation, os.getpid()))
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._second = -1
-        self._stamp = ""
         self._open(fd)
 
     def reopen(self, fd: int) -> None:
@@ -95,7 +71,7 @@ class AccessLog:
         if self._size >= _PENDING:
             self._row[_DROPPED] += 1
             return
-        line = self._as_json(client, exchange) if self._json else self._as_text(client, exchange)
+        line = self._render(client, exchange, self._loop.time() - exchange.since)
         self._lines.append(line)
         self._size += len(line)
         if self._timer is None:
@@ -163,46 +139,3 @@ class AccessLog:
             self._socket.close()
         else:
             os.close(self._fd)
-
-    def _as_text(self, client: tuple[str, int] | None, exchange: Exchange) -> bytes:
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            at = time.localtime(now)
-            self._stamp = time.strftime(f"%d/{_MONTHS[at.tm_mon - 1]}/%Y:%H:%M:%S %z", at)
-        request = exchange.request
-        headers = fields(request)
-        seconds = self._loop.time() - exchange.since
-        return (
-            f'{client[0] if client else "-"} - - [{self._stamp}] "{exchange.method} {_quoted(request.target)} '
-            f'HTTP/{request.http_version.decode()}" {exchange.status} {exchange.sent or "-"} '
-            f'"{_quoted(headers.get(b"referer", b"-"))}" "{_quoted(headers.get(b"user-agent", b"-"))}" {seconds:.6f}\n'
-        ).encode()
-
-    def _as_json(self, client: tuple[str, int] | None, exchange: Exchange) -> bytes:
-        request = exchange.request
-        headers = fields(request)
-        referer = headers.get(b"referer")
-        agent = headers.get(b"user-agent")
-        record = Record(
-            ts=round(time.time(), 6),
-            client=client[0] if client else None,
-            method=exchange.method,
-            path=request.target.decode("latin-1"),
-            protocol="HTTP/" + request.http_version.decode(),
-            status=exchange.status,
-            bytes=exchange.sent,
-            duration=round(self._loop.time() - exchange.since, 6),
-            referer=None if referer is None else referer.decode("latin-1"),
-            user_agent=None if agent is None else agent.decode("latin-1"),
-            worker=self._worker,
-            generation=self._generation,
-        )
-        return self._encode(record) + b"\n"
-
-
-def _quoted(value: bytes) -> str:
-    """What a client sent, made safe to stand between quotes: everything else than printable ASCII is escaped."""
-    if not value.translate(None, _PLAIN):
-        return value.decode("ascii")
-    return "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in value)

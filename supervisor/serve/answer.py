@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from supervisor.errors import HoldfastError
+from supervisor.serve.trace import Trace
 
 CONTENT_LENGTH = 1
 TRANSFER_ENCODING = 2
@@ -176,7 +177,7 @@ class Answer:
     Call `whole` once, or `begin`, any number of `more`, and `end`. All return bytes to write, maybe none.
     """
 
-    __slots__ = ("bodyless", "chunked", "head_only", "keep", "legacy", "remaining", "sent", "status")
+    __slots__ = ("bodyless", "chunked", "head_only", "keep", "legacy", "remaining", "sent", "status", "trace")
 
     def __init__(self, method: str, legacy: bool, keep: bool) -> None:
         self.head_only = method == "HEAD"
@@ -184,9 +185,15 @@ class Answer:
         self.keep = keep
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them
+        self.trace: Trace  # set by whoever knows the request
         self.bodyless: bool
         self.chunked: bool
         self.remaining: int | None  # what is still owed of a declared Content-Length
+
+    def answered(self) -> bytes:
+        """What the app has rendered of the head, if it has: status line and fields, each with its line's end."""
+        lines: Lines | None = getattr(self, "_lines", None)
+        return b"" if lines is None else lines.text
 
     def whole(self, lines: Lines, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
         """Head and complete body, joined; a large body stays apart, and is the second piece."""

@@ -18,6 +18,7 @@ from zttp import Request
 from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS, decode_path, fields, mounted
+from supervisor.serve.trace import Trace
 
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
@@ -107,6 +108,7 @@ class AsgiExchange(Answer):
         self.method = METHODS.get(request.method) or request.method.decode("ascii")
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
+        self.trace = Trace(request, connection.origin is not None)
         self.since = bridge.loop.time()
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
@@ -221,7 +223,9 @@ class AsgiExchange(Answer):
             "client": connection.client,
             "server": connection.server,
             "state": self._bridge.state.copy(),
-            "extensions": {} if connection.tls is None else {"tls": connection.tls.extension.copy()},
+            "extensions": {"holdfast": self.trace}
+            if connection.tls is None
+            else {"holdfast": self.trace, "tls": connection.tls.extension.copy()},
         }
 
     async def _run(self, scope: Scope) -> None:

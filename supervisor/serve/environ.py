@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
 
+from supervisor.config.settings import AppSettings
 from supervisor.serve.head import PERCENT, fields, mounted
 
 if TYPE_CHECKING:
-    from zttp import Request
-
+    from supervisor.serve.exchange import Exchange
     from supervisor.serve.http1 import Connection
 
 Environ = dict[str, Any]
@@ -41,19 +41,19 @@ def _learn(name: bytes) -> str:
 class Templates:
     """The part of the environ that all requests to one address of a worker have in common."""
 
-    def __init__(self, errors: TextIO, root: str, *, multithread: bool, multiprocess: bool) -> None:
+    def __init__(self, errors: TextIO, settings: AppSettings) -> None:
         self._common: Environ = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.errors": errors,
-            "wsgi.multithread": multithread,
-            "wsgi.multiprocess": multiprocess,
+            "wsgi.multithread": settings.threads != 1,
+            "wsgi.multiprocess": settings.workers != 1,
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "GATEWAY_INTERFACE": "CGI/1.1",
             "SERVER_SOFTWARE": "holdfast",
             "SERVER_PROTOCOL": "HTTP/1.1",
-            "SCRIPT_NAME": root,
+            "SCRIPT_NAME": settings.root_path or "",
             "REMOTE_ADDR": "",
         }
         self._known: dict[object, Environ] = {}
@@ -71,10 +71,12 @@ class Templates:
         return known.copy()
 
 
-def fill(environ: Environ, request: Request, method: str, target: tuple[bytes, bytes], connection: Connection) -> None:
+def fill(environ: Environ, exchange: Exchange, target: tuple[bytes, bytes], connection: Connection) -> None:
     """Add one request to a copy of the template. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
+    request = exchange.request
     path, query = target
-    environ["REQUEST_METHOD"] = method
+    environ["REQUEST_METHOD"] = exchange.method
+    environ["holdfast.trace"] = exchange.trace
     text = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
     root = environ["SCRIPT_NAME"]
     environ["PATH_INFO"] = text if not root or mounted(root, text) != text else text.removeprefix(root)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from zttp import Request
 
+from supervisor.serve.trace import Trace
+
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
 
@@ -28,6 +30,7 @@ class Exchange(Protocol):
     sent: int  # bytes of body
     keep: bool  # whether the connection may live on after this answer
     since: float  # loop time of the head, for the access log and the list of what was cut
+    trace: Trace  # the request's names
     holds_body: bool  # the client waits for 100 Continue
 
     def start(self) -> None:
@@ -41,6 +44,9 @@ class Exchange(Protocol):
 
     def half_closed(self) -> None:
         """The client has long said that it sends no more, and has probably gone; what is written may still reach it."""
+
+    def answered(self) -> bytes:
+        """Status line and fields of the answer as the app has set them; empty for an answer of our own."""
 
     def lost(self) -> None:
         """Nothing written from now on reaches the client."""

@@ -26,6 +26,7 @@ from supervisor.serve.framing import CodeError, Framing, OfferError
 from supervisor.serve.handshake import Handshake, agree, judge_handshake, refuse
 from supervisor.serve.head import Refusal, decode_path, fields, mounted
 from supervisor.serve.inbox import Inbox
+from supervisor.serve.trace import Trace
 from supervisor.serve.websocket import ABNORMAL, APP_FAILED, NORMAL, OPEN, WebSocket
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Upgrade(Answer):
         super().__init__("GET", False, False)
         self.method = "GET"
         self.request = request
+        self.trace = Trace(request, connection.origin is not None)
         self.since = bridge.loop.time()
         self.holds_body = False
         self._bridge = bridge
@@ -175,7 +177,7 @@ class Upgrade(Answer):
             "server": connection.server,
             "subprotocols": self._handshake.subprotocols,
             "state": self._bridge.state.copy(),
-            "extensions": {"websocket.http.response": {}} | tls,
+            "extensions": {"websocket.http.response": {}, "holdfast": self.trace} | tls,
         }
 
     async def _take_verdict(self, kind: str, message: Message) -> None:

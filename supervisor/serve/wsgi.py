@@ -23,6 +23,7 @@ from supervisor.serve.environ import Environ, Templates, fill, set_length
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS
 from supervisor.serve.pool import Pool
+from supervisor.serve.trace import Trace
 from supervisor.serve.upload import Gathered, Upload
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class WsgiBridge:
         self.service = service
         self.inline = settings.threads == 1
         self.pool = Pool(settings.threads, service.loop, settings.name)
-        multiprocess = settings.workers != 1
-        root = settings.root_path or ""
-        self.environs = Templates(sys.stderr, root, multithread=not self.inline, multiprocess=multiprocess)
+        self.environs = Templates(sys.stderr, settings)
         self.live: set[WsgiExchange] = set()  # submitted and not over
         self.open = functools.partial(WsgiExchange, self)
 
@@ -110,6 +109,7 @@ class WsgiExchange(Answer):
         self.method = METHODS.get(request.method) or request.method.decode("ascii")
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
+        self.trace = Trace(request, connection.origin is not None)
         self.since = bridge.service.loop.time()
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
@@ -286,7 +286,7 @@ class WsgiExchange(Answer):
     def _environ(self) -> Environ:
         connection = self._connection
         environ = self._bridge.environs.at(connection.server)
-        fill(environ, self.request, self.method, self._target, connection)
+        fill(environ, self, self._target, connection)
         if self._upload is not None:
             environ["wsgi.input"] = io.BufferedReader(self._upload, 65536)
         elif self._gathered is not None:

@@ -164,6 +164,7 @@ class Worker:
                 app=settings.name,
                 slot=seat.slot,
                 generation=seat.generation,
+                template=settings.access_log_format,
             )
         service = Service(
             app=app,

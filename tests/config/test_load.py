@@ -56,6 +56,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "ws_ping_timeout": ("5", 5.0, "0", "seconds above 0"),
     "ws_deflate": ("false", False, "1", "on or off"),
     "access_log": ('"-"', "-", "false", "a path, - for stdout, or off"),
+    "access_log_format": ('"%(h)s %({x-a}i)s"', "%(h)s %({x-a}i)s", '"%(h)s %(Z)s"', "%% for a percent sign"),
     "log_format": ('"json"', "json", '"xml"', "text or json"),
     "control": ('"/run/c.sock"', "/run/c.sock", f'"{"x" * 108}"', "1 to 107 bytes"),
     "pidfile": ('"/run/p"', "/run/p", "5", "a path"),

@@ -49,6 +49,7 @@ def test_the_scope_has_every_key_with_its_type() -> None:
             sock.sendall(b"GET /%C3%A9/b%2Fc?q=%20 HTTP/1.1\r\nHost: x\r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n")
             read_until(sock, b"ok")
         scope = seen[0]
+        assert list(scope["extensions"].pop("holdfast")) == ["request_id", "traceparent"]
         assert scope == {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},

@@ -1,0 +1,97 @@
+"""Names for requests: `X-Request-ID` and `traceparent`, taken from those who may give them, or made.
+
+Invariant: nobody pays for a name that nobody asks for. A `Trace` is made with each request and is two references; it
+looks at the head, or makes a name, when it is asked first, and keeps to its answer from then on.
+
+Sources: W3C Trace Context, section 3.2; no standard has X-Request-ID.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+from zttp import Request
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
+_TAILS = [f"{number:02x}" for number in range(256)]
+
+KEYS = ("request_id", "traceparent")
+
+
+def _batch(_: None) -> Iterator[str]:
+    return map(os.urandom(15).hex().__add__, _TAILS)
+
+
+def _new_ids() -> Iterator[str]:
+    """Endless, unique, 32 hex digits each. No generator: threads may be in it at once."""
+    return itertools.chain.from_iterable(map(_batch, itertools.repeat(None)))
+
+
+_ids = _new_ids()
+
+
+def _renew() -> None:
+    global _ids
+    _ids = _new_ids()
+
+
+os.register_at_fork(after_in_child=_renew)  # two workers must not go on with the same batch
+
+
+class Trace(msgspec.Struct, weakref=False):
+    """A mapping of `request_id` and `traceparent`, for one request. `trusted`: its peer may name it."""
+
+    request: Request
+    trusted: bool
+    told: tuple[str, str] | None = None
+
+    def __getitem__(self, key: str) -> str:
+        told = self.told
+        if told is None:
+            told = self.told = self._find()
+        if key not in KEYS:
+            raise KeyError(key)
+        return told[KEYS.index(key)]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in KEYS else default
+
+    def keys(self) -> tuple[str, ...]:
+        return KEYS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KEYS)
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+    def __contains__(self, key: object) -> bool:
+        return key in KEYS
+
+    def _find(self) -> tuple[str, str]:
+        name, parent = self._given() if self.trusted else ("", "")
+        if not name:
+            name = parent[3:35] or next(_ids)
+        if not parent:
+            trace = name if _TRACE_ID.fullmatch(name) else next(_ids)
+            parent = f"00-{trace}-{next(_ids)[14:30]}-00"
+        return name, parent
+
+    def _given(self) -> tuple[str, str]:
+        """What the head has, as far as it is well-formed."""
+        get = self.request.headers.get  # type: ignore[union-attr]
+        name, parent = get(b"x-request-id") or b"", get(b"traceparent") or b""
+        return (
+            name.decode("ascii") if _REQUEST_ID.fullmatch(name) else "",
+            parent.decode("ascii") if _TRACEPARENT.fullmatch(parent) else "",
+        )
