@@ -258,6 +258,7 @@ class App:
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             self._was_up = True
+            worker.admit()
             self.news.ready(worker, self._reactor.now() - worker.began)
             self.engine.post(seats.BecameReady(worker.number))
         elif isinstance(message, Saturated):

@@ -22,7 +22,17 @@ from supervisor.kernel.process import Ended
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.children import Child, Children
 from supervisor.master.pipes import Pipes
-from supervisor.messages.wire import BootFailed, Drain, Faltered, FromWorker, ReopenLogs, Waiting, encode, from_worker
+from supervisor.messages.wire import (
+    Admit,
+    BootFailed,
+    Drain,
+    Faltered,
+    FromWorker,
+    ReopenLogs,
+    Waiting,
+    encode,
+    from_worker,
+)
 from supervisor.observe.journal import Journal
 
 
@@ -126,6 +136,10 @@ class Worker:
         elif self._early or self._is_doomed:
             self._look_for_it()
 
+    def admit(self) -> None:
+        """It is ready, and still wanted: have it take connections."""
+        self._send(Admit())
+
     def drain(self, timeout: float, linger: float | None, *, sweep: bool = False) -> None:
         """Have it finish what it has and leave."""
         self.is_leaving = True
@@ -146,7 +160,7 @@ class Worker:
         """Send a signal; False when it has no process any more, or not yet."""
         return self._child is not None and self._child.signal(number)
 
-    def _send(self, message: Drain | ReopenLogs, fds: Sequence[int] = ()) -> None:
+    def _send(self, message: Admit | Drain | ReopenLogs, fds: Sequence[int] = ()) -> None:
         # A worker that is gone is told of by its pidfd; one that reads nothing is ended by its deadline.
         with contextlib.suppress(OSError):
             self._channel.send(encode(message), fds)

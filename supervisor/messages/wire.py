@@ -62,7 +62,7 @@ class ForkFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Worker to master: lifespan is up, `ready_path` answered, connections are being taken."""
+    """Worker to master: lifespan is up, `ready_path` answered; it waits for `Admit` to take connections."""
 
     interface: Interface
 
@@ -98,6 +98,10 @@ class Recovered(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
+class Admit(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: take connections. One not admitted yet can be killed without anybody's loss."""
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: leave within `timeout` seconds.
 
@@ -116,7 +120,7 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Drain | ReopenLogs
+ToWorker = Admit | Drain | ReopenLogs
 FromWorker = Ready | Waiting | BootFailed | Faltered | Saturated | Recovered
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,7 +1,8 @@
 """A worker from fork to exit: boot, serve, drain, leave.
 
 Invariants:
-- It tells `Ready` once, and only when a connection that it takes now would be served.
+- It tells `Ready` once, and only when a connection that it took now would be served; it takes none before the master,
+  who may not want it any more, has answered.
 - It never closes a connection under a request before `drain_timeout` is over.
 - Without a master (its end of the channel closed) it drains and leaves by itself.
 - It ends by returning from `run`, so that the app's own exit hooks run in it.
@@ -28,6 +29,7 @@ from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
+    Admit,
     BootFailed,
     Drain,
     Faltered,
@@ -185,7 +187,7 @@ class Worker:
             await self._wait_for(service, settings.ready_path)
         self._service = service
         if not self.is_leaving:
-            self._take_connections(service)
+            self._enter(WorkerState.READY)
             self.tell(Ready(interface))
         else:
             self._on_empty()
@@ -208,7 +210,6 @@ class Worker:
         listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
         self._acceptor = Acceptor(self._loop, listeners, service, self._row, self._on_shortage, self._on_admission)
         self._acceptor.open()
-        self._enter(WorkerState.READY)
 
     # What the master and the surroundings say
 
@@ -229,6 +230,8 @@ class Worker:
                 self._access.reopen(fds.pop())
             elif isinstance(message, Drain):
                 self._leave(message)
+            elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
+                self._take_connections(self._service)
             for fd in fds:
                 os.close(fd)
 
