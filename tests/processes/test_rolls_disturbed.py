@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +204,34 @@ def test_a_stop_during_a_roll_ends_everything_with_exit_code_0(tmp_path: Path, w
         assert cluster.stop(deadline=5) == 0
         assert cluster.leftovers() == {}
         assert "the app was stopped" in cluster.log
+
+
+BROKEN = ("raise OSError('no')", HANGS, "x = (", "import os\nos._exit(1)")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rolls_at_random_moments_to_good_and_bad_releases_lose_nothing_and_end_in_the_last(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    site = Site(tmp_path)
+    with site.configured(web_settings(preload=chance.choice(["auto", "off"]))) as cluster:
+        with Load(cluster.bind, connections=12, pause_s=0.01) as load:
+            for number in range(20):
+                before, after = chance.choice([(chance.choice(BROKEN), ""), ("", SLOW_START), ("", ""), ("", "")])
+                site.write(f"release {number}", before=before, after=after)
+                workers, surge = chance.randint(1, 4), chance.randint(1, 2)
+                site.settings(web_settings(cluster.bind, workers=workers, surge=surge, boot_timeout=5.0))
+                cluster.kill(signal.SIGUSR2)
+                moment = time.monotonic() + chance.random() * 0.25
+                until("its moment is over", lambda moment=moment: time.monotonic() > moment)  # type: ignore[misc]
+            site.write("last")
+            site.settings(web_settings(cluster.bind, workers=3))
+            assert cluster.ctl("reload").returncode == 0
+            until("an answer of the last", lambda: "last" in load.snapshot().releases)
+            report = load.stop()
+        assert report.lost == 0, report
+        assert [(w["slot"], w["state"]) for w in cluster.workers()] == [(1, "ready"), (2, "ready"), (3, "ready")]
+        until("nothing else is left", lambda: len(cluster.processes()) == 5)
+        until("no zombies", lambda: cluster.zombies() == [])
+        assert cluster.app()["totals"]["lost"] == 0
