@@ -82,6 +82,16 @@ EDGE: tuple[Option, ...] = (
         "Unix sockets are, unless the list is empty",
     ),
     Option(
+        key="proxy_protocol",
+        flags=("--proxy-protocol",),
+        section="app",
+        group=PROXIES,
+        parse=values.parse_switch,
+        metavar="SWITCH",
+        default="off",
+        help="on or off: connections of these peers begin with a PROXY header, version 1 or 2",
+    ),
+    Option(
         key="root_path",
         flags=("--root-path",),
         section="app",

@@ -33,6 +33,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     ca_certs: str | None = None
     cert_reqs: CertReqs = "none"
     forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1/32", "::1/128")  # empty: nobody; "*": everybody
+    proxy_protocol: bool = False
     root_path: str | None = None  # begins with / and ends without
     workers: int | None = None  # None: as many as CPUs this process may use
     threads: int = 8

@@ -25,6 +25,7 @@ class Limits:
     discard: int = 64 * 1024  # an unread body up to this size is skipped to keep the connection, above it is closed
     chunk_overhead: int = 16 * 1024  # chunk sizes, extensions and trailers, beyond 16 bytes for each byte of body
     memory_body: int = 256 * 1024  # a gathered body above this lies in a temporary file
+    proxy_header: float = 5.0  # from the connection to the end of its PROXY header
     tls_handshake: float = 10.0  # from the connection to the first byte under TLS
     first_byte: float = 60.0  # a fresh connection that says nothing
     head_timeout: float = 15.0  # from a head's first byte to its last

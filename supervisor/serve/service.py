@@ -23,11 +23,13 @@ from supervisor.serve.answer import Stamps
 from supervisor.serve.asgi import AsgiBridge
 from supervisor.serve.farewell import Farewell
 from supervisor.serve.faults import complain
+from supervisor.serve.gate import Gate
 from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, Limits, ticks
 from supervisor.serve.peers import Origin, Trust
+from supervisor.serve.proxy import Told
 from supervisor.serve.secure import Handshake, SecureConnection
 from supervisor.serve.tally import Tally
 from supervisor.serve.tls import Tls
@@ -73,6 +75,7 @@ class Service:
         self._connections: set[Connection | WebSocket] = set()
         self._farewell = Farewell(loop)
         self._trust = Trust(settings.forwarded_allow_ips)
+        self._told: dict[Connection, Told] = {}  # by PROXY headers, of connections about to be made
         self._servers: dict[object, tuple[str, int | None]] = {}
         self._on_empty = on_empty
         self._emptied = False
@@ -90,6 +93,7 @@ class Service:
             self.capacity = min(settings.max_inflight, settings.threads)
         self.open = self.bridge.open
         self._tally = Tally(row, self.capacity, on_room)
+        self._gate = Gate(loop, self._trust, self._admit, self._turned_away) if settings.proxy_protocol else None
 
     def set_limits(self, limits: Limits) -> None:
         """Other limits than the default, for requests from now on."""
@@ -133,6 +137,7 @@ class Service:
     async def shutdown(self) -> None:
         """Close what is still open, tell the app, stop the threads."""
         self._farewell.stop()
+        self._close_gate()
         for connection in tuple(self._connections):
             connection.transport.abort()
         self.bridge.close()
@@ -144,7 +149,16 @@ class Service:
 
     def accepted(self, sock: socket.socket) -> None:
         """Take over a connection fresh from `accept`, non-blocking."""
-        self._attach(sock, self._tally)
+        if self._gate is None:
+            self._attach(sock, self._tally)
+        else:
+            self._gate.take(sock, self.limits.proxy_header)
+
+    def _admit(self, sock: socket.socket, told: Told | None) -> None:
+        """A connection whose PROXY header, if it should have one, was read."""
+        connection = self._attach(sock, self._tally)
+        if told is not None and connection is not None:
+            self._told[connection] = told
 
     async def probe(self, path: str) -> int:
         """The status that GET `path` gets through the whole stack; 0 when there is no answer. Counted nowhere."""
@@ -182,6 +196,7 @@ class Service:
         for connection in tuple(self._connections):
             connection.cut()
         self.bridge.cut()
+        self._close_gate()
         return len(victims)
 
     # What connections ask for.
@@ -199,6 +214,10 @@ class Service:
         peer = transport.get_extra_info("peername")
         connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
         connection.server = server
+        if self._told and (told := self._told.pop(connection, None)):
+            connection.client = None if told.is_unix else told.source or connection.client
+            connection.server = told.destination or connection.server
+            connection.scheme = "https" if told.secure else scheme
         if self._trust.covers(connection.client[0] if connection.client else None):
             connection.origin = Origin(connection, self._trust)
 
@@ -219,17 +238,20 @@ class Service:
     def forget(self, connection: Connection | WebSocket) -> None:
         """The connection is closed."""
         self._connections.discard(connection)
+        if isinstance(connection, Connection):
+            self._told.pop(connection, None)
         connection.tally.closed()
         if self.draining:
             self.check_empty()
 
     def check_empty(self) -> None:
         """Say once that nothing is left to wait for."""
-        if not (self._emptied or self._connections or self.bridge.is_running()):
+        waits = self._gate is not None and not self._gate.is_empty
+        if not (self._emptied or waits or self._connections or self.bridge.is_running()):
             self._emptied = True
             self._on_empty()
 
-    def _attach(self, sock: socket.socket, tally: Tally) -> None:
+    def _attach(self, sock: socket.socket, tally: Tally) -> Connection | None:
         tls = self.tls if sock.family != socket.AF_UNIX else None
         connection = Connection(self, tally) if tls is None else SecureConnection(self, tally, tls)
         attaching = self.loop.connect_accepted_socket(lambda: connection, sock, **(self._tls_terms if tls else {}))
@@ -238,17 +260,32 @@ class Service:
             waiter: asyncio.Future[None] = attaching.send(None)
         except OSError:
             sock.close()
-            return
+            return None
         self._connections.add(connection)
         tally.opened()
         if tls is not None:
             connection.transport = Handshake(waiter)
         waiter.add_done_callback(functools.partial(_attached, connection, attaching))
+        return connection
 
     def _close_idle(self) -> None:
         self.closes_idle = True
+        self._close_gate()
         for connection in tuple(self._connections):
             connection.leave()
+
+    def _close_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
+            if self.draining:
+                self.check_empty()
+
+    def _turned_away(self, wrong: bool) -> None:
+        """A connection ended at the gate."""
+        if wrong:
+            self._tally.refuse()
+        if self.draining:
+            self.check_empty()
 
     def _sweep(self) -> None:
         """Move the clock, and end what has passed its deadline."""

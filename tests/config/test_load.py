@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "ca_certs": ('"/etc/ca.pem"', "/etc/ca.pem", '""', "a path"),
     "cert_reqs": ('"required"', "required", '"always"', "none, optional or required"),
     "forwarded_allow_ips": ('"10.0.0.0/8, ::1"', ("10.0.0.0/8", "::1/128"), '"10.0.0.1/8"', "a network such as"),
+    "proxy_protocol": ("true", True, "1", "on or off"),
     "root_path": ('"/api/"', "/api", '"api"', "begins with /"),
     "workers": ("4", 4, "0", "auto or 1 to 1024"),
     "threads": ("2", 2, '"two"', "1 to 1024"),
