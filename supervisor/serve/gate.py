@@ -90,8 +90,8 @@ class Gate:
     def _fail(self, sock: socket.socket, why: str) -> None:
         """Close; the first that was no PROXY header is told, for then somebody has set up one side only."""
         self._forget(sock)
-        sock.close()
         self._turned_away(bool(why))
+        sock.close()
         if why and not self._has_told:
             self._has_told = True
             with contextlib.suppress(OSError, ValueError):

@@ -42,24 +42,6 @@ Render = Callable[[Client, "Exchange", float], bytes]
 """From the client, the finished exchange, and the seconds it took, to a line with its newline."""
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One line of the JSON access log. `duration` is seconds from head to answer, `bytes` counts the body."""
-
-    ts: float
-    client: str | None
-    method: str
-    path: str
-    protocol: str
-    status: int
-    bytes: int
-    duration: float
-    referer: str | None
-    user_agent: str | None
-    request_id: str
-    worker: str
-    generation: int
-
-
 def compile_format(text: str, writer: Writer) -> Render:
     """`combined`, `json`, or a format with atoms, which was checked as a setting."""
     if text == "json":
@@ -68,36 +50,42 @@ def compile_format(text: str, writer: Writer) -> Render:
 
 
 class _Clock:
-    """The time of day as Apache writes it, made once a second."""
+    """The time of day as Apache writes it, made once a second. `text` holds from `since` to `until`."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._text = b""
+        self.since = self.until = 0.0
+        self.text = b""
 
     def read(self) -> bytes:
+        if not self.since <= time.time() < self.until:
+            self.set()
+        return self.text
+
+    def set(self) -> None:
         now = int(time.time())
-        if now != self._second:
-            self._second = now
-            at = time.localtime(now)
-            self._text = time.strftime(f"[%d/{_MONTHS[at.tm_mon - 1]}/%Y:%H:%M:%S %z]", at).encode("ascii")
-        return self._text
+        at = time.localtime(now)
+        self.text = time.strftime(f"[%d/{_MONTHS[at.tm_mon - 1]}/%Y:%H:%M:%S %z]", at).encode("ascii")
+        self.since, self.until = float(now), now + 1.0
 
 
 def _combined() -> Render:
     """The everyday format, written out, which is twice as fast as its atoms."""
-    clock = _Clock().read
+    clock = _Clock()
+    wall = time.time
 
     def render(client: Client, exchange: Exchange, _seconds: float) -> bytes:
+        if not clock.since <= wall() < clock.until:
+            clock.set()
         request = exchange.request
         target = request.target
-        get = fields(request).get
+        get = request.headers.get  # type: ignore[union-attr]
         referer, agent, authorization = get(b"referer", b"-"), get(b"user-agent", b"-"), get(b"authorization")
         if (target + referer + agent).translate(None, _PLAIN):
             target, referer, agent = (quoted(value).encode("ascii") for value in (target, referer, agent))
         return b'%b - %b %b "%b %b HTTP/%b" %d %b "%b" "%b"\n' % (
             client[0].encode() if client else b"-",
             _user(authorization).encode("ascii") if authorization else b"-",
-            clock(),
+            clock.text,
             request.method,
             target,
             request.http_version,
@@ -110,29 +98,39 @@ def _combined() -> Render:
     return render
 
 
+_JSON = (
+    b'{"ts":%%.6f,"client":%%b,"method":"%%b","path":%%b,"protocol":"HTTP/%%b","status":%%d,"bytes":%%d,"duration":%%.6f,'
+    b'"referer":%%b,"user_agent":%%b,"request_id":"%%b","worker":%b,"generation":%d}\n'
+)
+
+
 def _json(writer: Writer) -> Render:
+    """`duration` is seconds from head to answer, `bytes` counts the body. What can need no escape is not encoded."""
     encode = msgspec.json.Encoder().encode
+    template = _JSON % (encode(writer.worker).replace(b"%", b"%%"), writer.generation)
+
+    def text(value: bytes) -> bytes:
+        return encode(value.decode("latin-1"))
 
     def render(client: Client, exchange: Exchange, seconds: float) -> bytes:
         request = exchange.request
-        get = fields(request).get
+        target = request.target
+        get = request.headers.get  # type: ignore[union-attr]
         referer, agent = get(b"referer"), get(b"user-agent")
-        record = Record(
-            ts=round(time.time(), 6),
-            client=client[0] if client else None,
-            method=exchange.method,
-            path=request.target.decode("latin-1"),
-            protocol="HTTP/" + request.http_version.decode(),
-            status=exchange.status,
-            bytes=exchange.sent,
-            duration=round(seconds, 6),
-            referer=None if referer is None else referer.decode("latin-1"),
-            user_agent=None if agent is None else agent.decode("latin-1"),
-            request_id=exchange.trace["request_id"],
-            worker=writer.worker,
-            generation=writer.generation,
+        quote = b'"%b"'.__mod__ if not (target + (referer or b"") + (agent or b"")).translate(None, _PLAIN) else text
+        return template % (
+            time.time(),
+            b'"%b"' % client[0].encode() if client else b"null",
+            request.method,
+            quote(target),
+            request.http_version,
+            exchange.status,
+            exchange.sent,
+            seconds,
+            b"null" if referer is None else quote(referer),
+            b"null" if agent is None else quote(agent),
+            exchange.trace["request_id"].encode("ascii"),
         )
-        return encode(record) + b"\n"
 
     return render
 

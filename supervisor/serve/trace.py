@@ -53,15 +53,15 @@ class Trace(msgspec.Struct, weakref=False):
 
     request: Request
     trusted: bool
-    told: tuple[str, str] | None = None
+    name: str = ""
+    parent: str = ""
 
     def __getitem__(self, key: str) -> str:
-        told = self.told
-        if told is None:
-            told = self.told = self._find()
-        if key not in KEYS:
-            raise KeyError(key)
-        return told[KEYS.index(key)]
+        if key == "request_id":
+            return self.name or self._name()
+        if key == "traceparent":
+            return self.parent or self._parent()
+        raise KeyError(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in KEYS else default
@@ -78,20 +78,25 @@ class Trace(msgspec.Struct, weakref=False):
     def __contains__(self, key: object) -> bool:
         return key in KEYS
 
-    def _find(self) -> tuple[str, str]:
-        name, parent = self._given() if self.trusted else ("", "")
-        if not name:
-            name = parent[3:35] or next(_ids)
-        if not parent:
-            trace = name if _TRACE_ID.fullmatch(name) else next(_ids)
-            parent = f"00-{trace}-{next(_ids)[14:30]}-00"
-        return name, parent
+    def _name(self) -> str:
+        if self.trusted:
+            given = self.request.headers.get(b"x-request-id")  # type: ignore[union-attr]
+            if given is not None and _REQUEST_ID.fullmatch(given):
+                self.name = given.decode("ascii")
+            else:
+                self.name = self._given_parent()[3:35]
+        if not self.name:
+            self.name = next(_ids)
+        return self.name
 
-    def _given(self) -> tuple[str, str]:
-        """What the head has, as far as it is well-formed."""
-        get = self.request.headers.get  # type: ignore[union-attr]
-        name, parent = get(b"x-request-id") or b"", get(b"traceparent") or b""
-        return (
-            name.decode("ascii") if _REQUEST_ID.fullmatch(name) else "",
-            parent.decode("ascii") if _TRACEPARENT.fullmatch(parent) else "",
-        )
+    def _parent(self) -> str:
+        self.parent = self._given_parent() if self.trusted else ""
+        if not self.parent:
+            name = self["request_id"]
+            trace = name if _TRACE_ID.fullmatch(name) else next(_ids)
+            self.parent = f"00-{trace}-{next(_ids)[14:30]}-00"
+        return self.parent
+
+    def _given_parent(self) -> str:
+        given = self.request.headers.get(b"traceparent")  # type: ignore[union-attr]
+        return given.decode("ascii") if given is not None and _TRACEPARENT.fullmatch(given) else ""

@@ -241,7 +241,7 @@ def test_without_a_header_a_trusted_connection_is_closed_and_counted_and_told_on
 ) -> None:
     with gated() as harness:
         for data in (REQUEST, b"PROXY nonsense\r\n" + REQUEST, b"\0" * 100):
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):  # a reset may come first
                 assert harness.ask(data) == b""
         eventually(lambda: harness.cell(Cell.BAD_REQUESTS) == 3)
         assert told_by(harness.ask(LINE + REQUEST))
