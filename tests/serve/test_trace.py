@@ -73,6 +73,7 @@ def test_a_trace_is_a_mapping_that_keeps_to_its_answer() -> None:
         told["other"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test runner may have threads; the child only asks
 def test_names_made_by_many_threads_and_after_a_fork_are_different() -> None:
     made: list[str] = []
 
