@@ -39,7 +39,7 @@ _STATUS_LINES = {
 _NAMES_KEPT = 1024
 _RENDERED_KEPT = 256
 _RENDERED_SIZE = 1024
-_JOINED = 64 * 1024  # a body below this is joined to its head: one write, one packet
+JOINED = 64 * 1024  # a body below this is joined to its head: one write, one packet
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -59,7 +59,7 @@ class AnswerError(HoldfastError):
 class Stamps:
     """The `date` and `server` lines every answer carries, rendered once a second."""
 
-    __slots__ = ("both", "date", "server")
+    __slots__ = ("both", "date", "last", "server")
 
     def __init__(self) -> None:
         self.server = b"server: holdfast\r\n"
@@ -73,6 +73,7 @@ class Stamps:
         clock = time.strftime("%H:%M:%S", seconds)
         self.date = f"date: {day}, {seconds.tm_mday:02} {month} {seconds.tm_year} {clock} GMT\r\n".encode("ascii")
         self.both = self.date + self.server
+        self.last = self.both + b"\r\n"  # with the empty line that ends a head
 
     def besides(self, seen: int) -> bytes:
         """The lines that the app has not written itself."""
@@ -100,6 +101,7 @@ class Lines(NamedTuple):
     declared: int | None  # the app's Content-Length
     seen: int  # which special fields the app has set
     closes: bool  # the app wants the connection closed
+    simple: bool  # of the special fields only Content-Length is set, and it counts the body
 
 
 _rendered: dict[object, Lines] = {}
@@ -162,7 +164,7 @@ def _render(status: int, headers: Headers) -> Lines:
     breaks = (len(parts) + 2) // 3
     if text.count(b"\n") != breaks or text.count(b"\r") != breaks or b"\0" in text:
         raise AnswerError("a header of the answer has a line break or NUL in it")
-    return Lines(status, text, declared, seen, closes)
+    return Lines(status, text, declared, seen, closes, seen == CONTENT_LENGTH and status not in (204, 304))
 
 
 def _length(value: bytes, seen: int) -> int:
@@ -177,11 +179,23 @@ class Answer:
     Call `whole` once, or `begin`, any number of `more`, and `end`. All return bytes to write, maybe none.
     """
 
-    __slots__ = ("bodyless", "chunked", "head_only", "keep", "legacy", "remaining", "sent", "status", "trace")
+    __slots__ = (
+        "bodyless",
+        "chunked",
+        "head_only",
+        "is_plain",
+        "keep",
+        "legacy",
+        "remaining",
+        "sent",
+        "status",
+        "trace",
+    )
 
     def __init__(self, method: str, legacy: bool, keep: bool) -> None:
         self.head_only = method == "HEAD"
         self.legacy = legacy  # the request came as HTTP/1.0
+        self.is_plain = not (self.head_only or legacy)
         self.keep = keep
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them
@@ -197,7 +211,7 @@ class Answer:
 
     def whole(self, lines: Lines, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
         """Head and complete body, joined; a large body stays apart, and is the second piece."""
-        status, text, declared, seen, closes = lines
+        status, text, declared, seen, closes, _simple = lines
         if closes:
             self.keep = False
         size = len(body)
@@ -212,13 +226,13 @@ class Answer:
             raise AnswerError(f"the app declared {declared} bytes and answered {size}")
         self.status = status
         self.sent = size = len(body)
-        if size < _JOINED:
+        if size < JOINED:
             return self._seal(text, framing, seen, stamps, body), b""
         return self._seal(text, framing, seen, stamps, b""), body
 
     def begin(self, lines: Lines, stamps: Stamps) -> bytes:
         """The head of an answer whose body comes in pieces."""
-        status, text, self.remaining, seen, closes = lines
+        status, text, self.remaining, seen, closes, _simple = lines
         if closes:
             self.keep = False
         self.chunked = False

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
-from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
+from supervisor.serve.answer import JOINED, Answer, AnswerError, Lines, plain, render
 from supervisor.serve.faults import ClientDisconnectedError, complain
-from supervisor.serve.head import METHODS, decode_path, fields, mounted
+from supervisor.serve.head import METHODS, PERCENT, decode_path, mounted
 from supervisor.serve.trace import Trace
 
 if TYPE_CHECKING:
@@ -105,12 +105,18 @@ class AsgiExchange(Answer):
         query: bytes,
         keep: bool,
     ) -> None:
-        self.method = METHODS.get(request.method) or request.method.decode("ascii")
-        super().__init__(self.method, request.http_version == b"1.0", keep)
+        # What Answer.__init__ does is written out: one call more is felt here.
+        self.method = method = METHODS.get(request.method) or request.method.decode("ascii")
+        self.head_only = head_only = method == "HEAD"
+        self.legacy = legacy = request.http_version == b"1.0"
+        self.is_plain = not (head_only or legacy)
+        self.keep = keep
+        self.status = 0
+        self.sent = 0
         self.request = request
         self.trace = Trace(request, connection.origin is not None)
         self.since = bridge.loop.time()
-        self.holds_body = request.expect_continue and not self.legacy
+        self.holds_body = request.expect_continue and not legacy
         self._bridge = bridge
         self._connection = connection
         self._path = path
@@ -130,7 +136,7 @@ class AsgiExchange(Answer):
     def start(self) -> None:
         bridge = self._bridge
         bridge.live.add(self)
-        self._task = bridge.spawn(self._run(self._scope()))
+        self._task = bridge.spawn(self._run(bridge))
 
     def feed(self, data: bytes, done: bool) -> None:
         self.holds_body = False
@@ -205,36 +211,37 @@ class AsgiExchange(Answer):
 
     # How it happens.
 
-    def _scope(self) -> Scope:
+    def _scope(self, bridge: AsgiBridge) -> Scope:
         connection = self._connection
-        path = self._path
-        root = self._bridge.root_path
+        raw = self._path
+        path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
+        root = bridge.root_path
+        state = bridge.state
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
             "http_version": "1.0" if self.legacy else "1.1",
             "method": self.method,
             "scheme": connection.scheme,
-            "path": decode_path(path) if not root else mounted(root, decode_path(path)),
-            "raw_path": path,
+            "path": mounted(root, path) if root else path,
+            "raw_path": raw,
             "query_string": self._query,
             "root_path": root,
-            "headers": fields(self.request).to_list(lowercase_names=True),
+            "headers": self.request.headers.to_list(lowercase_names=True),  # type: ignore[union-attr]
             "client": connection.client,
             "server": connection.server,
-            "state": self._bridge.state.copy(),
+            "state": state.copy() if state else {},
             "extensions": {"holdfast": self.trace}
             if connection.tls is None
             else {"holdfast": self.trace, "tls": connection.tls.extension.copy()},
         }
 
-    async def _run(self, scope: Scope) -> None:
+    async def _run(self, bridge: AsgiBridge) -> None:
         failure: BaseException | None = None
         try:
-            await self._bridge.app(scope, self.receive, self.send)
+            await bridge.app(self._scope(bridge), self.receive, self.send)
         except BaseException as error:
             failure = error
-        bridge = self._bridge
         bridge.live.discard(self)
         if self._gone:
             self._connection.tally.leave()
@@ -273,12 +280,21 @@ class AsgiExchange(Answer):
         service = connection.service
         if (service.draining or connection.body is not None) and connection.must_close(self):
             self.keep = False
-        first, second = self.whole(self._lines, body, service.stamps)
-        if second:
-            connection.transport.writelines((first, second))
+        lines = self._lines
+        size = len(body)
+        if lines.simple and size == lines.declared and size < JOINED and self.keep and self.is_plain:
+            self.status = lines.status  # `whole`, written out for the answer that most are
+            self.sent = size
+            data = lines.text + service.stamps.last + body
         else:
-            connection.transport.write(first)
-        self._done()
+            data, apart = self.whole(lines, body, service.stamps)
+            if apart:
+                connection.transport.writelines((data, apart))
+                data = b""
+        self._phase = DONE
+        if self._changed is not None:
+            self._changed.set()
+        connection.finish(data)
 
     def _stream(self, body: bytes) -> None:
         data = self.more(body) if self._phase is BODY else self._open() + self.more(body)

@@ -61,7 +61,7 @@ def fields(request: Request) -> HeaderBlock:
     return request.headers  # type: ignore[return-value]
 
 
-_hosts: set[bytes | None] = set()  # valid ones seen lately
+known_hosts: set[bytes | None] = set()  # valid ones seen lately
 
 
 def is_host(value: bytes) -> bool:
@@ -69,9 +69,9 @@ def is_host(value: bytes) -> bool:
     which nobody serves, so it is refused."""
     if not _HOST.fullmatch(value) or len(value) > 300:
         return False
-    if len(_hosts) >= 1024:
-        _hosts.clear()
-    _hosts.add(value)
+    if len(known_hosts) >= 1024:
+        known_hosts.clear()
+    known_hosts.add(value)
     return True
 
 
@@ -94,7 +94,7 @@ def judge(request: Request) -> Target | Refusal | None:
         and request.method in METHODS
         and target.isascii()
         and HASH not in target
-        and request.headers.get(b"host") in _hosts  # type: ignore[union-attr]
+        and request.headers.get(b"host") in known_hosts  # type: ignore[union-attr]
     ):
         return None
     return _judge_unusual(request)

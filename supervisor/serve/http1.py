@@ -17,19 +17,24 @@ import zttp
 from supervisor.serve.answer import CONTINUE, plain
 from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
 from supervisor.serve.head import (
+    HASH,
     HEAD_END,
+    METHODS,
+    SLASH,
     Refusal,
     Target,
     fields,
     judge,
     judge_partial,
     judge_size,
+    known_hosts,
     refusal_of,
     skip_empty_lines,
 )
 from supervisor.serve.limits import NEVER
 from supervisor.serve.outgoing import Outgoing
 from supervisor.serve.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
+from supervisor.serve.tally import FINISHED, STARTED
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange, Opener
@@ -162,13 +167,32 @@ class Connection(Outgoing):
             service.parser = zttp.Connection(zttp.SERVER)
             self._refuse(refusal_of(head, "size limit" in str(error)))
             return
-        verdict = judge(request)
-        self._last = parser.should_close()
-        if verdict is None and request.end_stream and parser.upgrade() is None:
+        self._last = last = parser.should_close()
+        # What `judge` and `_begin` do for the ordinary request without a body, written out: each call would be felt.
+        target = request.target
+        if (
+            request.end_stream
+            and target[0] == SLASH
+            and request.http_version == b"1.1"
+            and request.method in METHODS
+            and target.isascii()
+            and HASH not in target
+            and request.headers.get(b"host") in known_hosts  # type: ignore[union-attr]
+            and parser.upgrade() is None
+        ):
             parser.start_next_cycle()
-            self._begin(request, request.path, request.query, service.open)
+            self.state = BUSY
+            self.expires = NEVER
+            tally = self.tally  # its `start`
+            tally.inflight += 1
+            tally.row[STARTED] = tally.started = tally.started + 1
+            origin = self.origin
+            if origin is not None and (origin.told or b"forwarded" in head.lower()):
+                origin.look_through(self, request)
+            exchange = self.exchange = service.open(self, request, request.path, request.query, not last)
+            exchange.start()
         else:
-            self._take_unusual(request, verdict, parser)
+            self._take_unusual(request, judge(request), parser)
 
     def _wait_for_head(self, data: bytes, fresh: int) -> None:
         refusal = judge_partial(data, fresh, self.service.limits)
@@ -269,17 +293,25 @@ class Connection(Outgoing):
 
     def finish(self, data: bytes = b"") -> None:
         """The answer is complete with `data`."""
-        if data or self.outgoing:
+        if self.outgoing:
             self.outgoing.append(data)
             self.flush()
+        elif data:
+            self.transport.write(data)
         if self.write_paused:
             self._flushing = True
             return
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        self.tally.answered(exchange.status)
-        if self.service.access is not None:
-            self.service.access.record(self.client, exchange)
+        tally = self.tally  # its `answered`
+        tally.row[FINISHED] = tally.finished = tally.finished + 1
+        inflight = tally.inflight
+        tally.inflight = inflight - 1
+        if exchange.status >= 400 or inflight == tally.capacity:
+            tally.notable(exchange.status)
+        service = self.service
+        if service.access is not None:
+            service.access.record(self.client, exchange)
         if not exchange.keep:
             # A client that announced the end itself sends nothing that a reset could hit.
             if self._last and not self._rest and self.body is None:
@@ -287,7 +319,11 @@ class Connection(Outgoing):
             else:
                 self._linger()
         elif self.body is None:
-            self._ready()
+            if self._rest or self.eof or service.closes_idle or not self._reading:
+                self._ready()
+            else:
+                self.state = IDLE
+                self.expires = service.tick + service.keepalive_ticks
         elif self._can_skip(exchange):
             self.state = SKIP
             self.resume_reading()

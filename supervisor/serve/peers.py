@@ -77,14 +77,14 @@ class Hop(NamedTuple):
 class Origin:
     """A connection from a trusted peer: who it is itself, and for whom it speaks from request to request."""
 
-    __slots__ = ("_client", "_scheme", "_server", "_told", "_trust")
+    __slots__ = ("_client", "_scheme", "_server", "_trust", "told")
 
     def __init__(self, connection: Connection, trust: Trust) -> None:
         self._client = connection.client
         self._server = connection.server
         self._scheme = connection.scheme
         self._trust = trust
-        self._told = False  # the connection's fields are those of another
+        self.told = False  # the connection's fields are those of another
 
     def look_through(self, connection: Connection, request: Request) -> None:
         """Set the connection's `client`, `server` and `scheme` to what they are for this request."""
@@ -94,11 +94,11 @@ class Origin:
             or get(b"x-forwarded-proto") is not None
             or get(b"forwarded") is not None
         ):
-            self._told = True
+            self.told = True
             told = client_of(fields(request), self._trust, (self._client, self._server, self._scheme))
             connection.client, connection.server, connection.scheme = told
-        elif self._told:
-            self._told = False
+        elif self.told:
+            self.told = False
             connection.client, connection.server, connection.scheme = self._client, self._server, self._scheme
 
 

@@ -13,8 +13,8 @@ from supervisor.kernel.board import Cell, Row
 # Plain integers: indexing a memoryview by an IntEnum costs three times as much.
 _CONNECTIONS = int(Cell.CONNECTIONS)
 _ACCEPTED = int(Cell.ACCEPTED)
-_STARTED = int(Cell.STARTED)
-_FINISHED = int(Cell.FINISHED)
+STARTED = int(Cell.STARTED)
+FINISHED = int(Cell.FINISHED)
 _CUT = int(Cell.CUT)
 _ANSWERS_4XX = int(Cell.ANSWERS_4XX)
 _ANSWERS_5XX = int(Cell.ANSWERS_5XX)
@@ -24,13 +24,15 @@ _BAD_REQUESTS = int(Cell.BAD_REQUESTS)
 class Tally:
     """The only writer of its cells. `on_room` is called whenever `inflight` falls below `capacity`."""
 
-    __slots__ = ("_on_room", "capacity", "connections", "inflight", "row")
+    __slots__ = ("_on_room", "capacity", "connections", "finished", "inflight", "row", "started")
 
     def __init__(self, row: Row, capacity: int, on_room: Callable[[], None]) -> None:
         self.row = row
         self.capacity = capacity
         self.inflight = 0
         self.connections = 0
+        self.started = row[STARTED]  # kept here too: reading a cell back costs as much as writing it
+        self.finished = row[FINISHED]
         self._on_room = on_room
 
     def opened(self) -> None:
@@ -47,21 +49,25 @@ class Tally:
     def start(self) -> None:
         """A request's head was read."""
         self.inflight += 1
-        self.row[_STARTED] += 1
+        self.row[STARTED] = self.started = self.started + 1
 
     def answered(self, status: int) -> None:
         """An answer of `status` was handed to the kernel whole: `finish` and `leave` at once."""
-        self.row[_FINISHED] += 1
+        self.row[FINISHED] = self.finished = self.finished + 1
+        self.inflight -= 1
+        if status >= 400 or self.inflight == self.capacity - 1:
+            self.notable(status)
+
+    def notable(self, status: int) -> None:
+        """The rest of `answered`, which few answers need."""
         if status >= 400:
             self.row[_ANSWERS_5XX if status >= 500 else _ANSWERS_4XX] += 1
-        inflight = self.inflight
-        self.inflight = inflight - 1
-        if inflight == self.capacity:
+        if self.inflight == self.capacity - 1:
             self._on_room()
 
     def finish(self) -> None:
         """A request is done with whose client had gone, or broke it."""
-        self.row[_FINISHED] += 1
+        self.row[FINISHED] = self.finished = self.finished + 1
 
     def cut(self) -> None:
         """A request was given up on with its client still there."""
