@@ -88,10 +88,15 @@ class App:
         return all(slot.is_ready for slot in self.engine.fleet.slots.values() if slot.want is not None)
 
     @property
+    def has_left(self) -> bool:
+        """Stopped, and no worker is left. A spawner that does not leave by itself serves nobody."""
+        return self.state == "stopped" and not self.workers
+
+    @property
     def is_idle(self) -> bool:
         """Stopped, and nothing of it is left: no process that could still hold a listening socket."""
         has_spawner = any(release.spawner is not None for release in self.releases.values())
-        return self.state == "stopped" and not self.workers and not has_spawner
+        return self.has_left and not has_spawner
 
     def open(self, settings: AppSettings) -> None:
         """Open what these settings name and is not open: sockets, access log. Raises `SurroundingsError`."""
@@ -362,7 +367,7 @@ class App:
     def _settle_down(self) -> None:
         """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""
         self._tidy()
-        if self.state != self._state and (self.state != "stopped" or self.is_idle):
+        if self.state != self._state and (self.state != "stopped" or self.has_left):
             before, self._state = self._state, self.state
             self.news.state_changed(before, self._state)
         self._owner.on_app_settled(self)

@@ -84,7 +84,7 @@ class Master:
 
     def on_app_settled(self, _app: App) -> None:
         if self._is_stopping:
-            if all(app.is_idle for app in self._apps.values()):
+            if all(app.has_left for app in self._apps.values()):
                 self._reactor.stop()
             return
         line = self._status_line()
@@ -260,7 +260,7 @@ class Master:
         self._journal.event("master.stopping", f"stopping gracefully: {why}", pid=os.getpid())
         for app in self._apps.values():
             app.stop()
-        if all(app.is_idle for app in self._apps.values()):
+        if all(app.has_left for app in self._apps.values()):
             self._reactor.stop()
 
     def _stop_at_once(self) -> None:

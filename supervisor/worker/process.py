@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
 import signal
 import socket
@@ -108,7 +107,6 @@ class Worker:
         os.close(seat.board)  # the other rows are nobody's business here
         self._row[Cell.PID] = os.getpid()
         guard_standard_streams(self._row)
-        faulthandler.enable()
         self._channel = Channel.from_fd(seat.channel)
         self._enter(WorkerState.STARTING)
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
