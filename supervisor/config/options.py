@@ -289,7 +289,7 @@ OPTIONS: tuple[Option, ...] = (
         parse=values.parse_access_format,
         metavar="FORMAT",
         default="auto",
-        help="combined, json, or a format with gunicorn's atoms; auto is combined, and JSON with --log-format json",
+        help="combined, json, or a format with gunicorn's atoms; auto follows the format of all logs",
     ),
     Option(
         key="log_format",
