@@ -54,6 +54,7 @@ class AsgiBridge:
         self.app = app
         self.service = service
         self.loop = service.loop
+        self.version = {"version": "3.0", "spec_version": "2.5"}
         self.state: dict[str, Any] = {}
         self.root_path = service.settings.root_path or ""
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code is running, also after its answer
@@ -219,7 +220,7 @@ class AsgiExchange(Answer):
         state = bridge.state
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "asgi": bridge.version,
             "http_version": "1.0" if self.legacy else "1.1",
             "method": self.method,
             "scheme": connection.scheme,

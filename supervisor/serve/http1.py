@@ -187,7 +187,7 @@ class Connection(Outgoing):
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
             origin = self.origin
-            if origin is not None and (origin.told or b"forwarded" in head.lower()):
+            if origin is not None and (origin.told or len(request.headers) > 1):  # with Host alone nobody is named
                 origin.look_through(self, request)
             exchange = self.exchange = service.open(self, request, request.path, request.query, not last)
             exchange.start()
