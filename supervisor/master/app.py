@@ -244,7 +244,7 @@ class App:
             self._settle_down()
 
     def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:
-        if release.generation == self.engine.roll.target and self.engine.roll.is_under_way:
+        if self._is_rolled_to(release.generation):
             kind = rolls.SpawnerLost if was_ready else rolls.PreloadFailed
             self.engine.post(kind(release.generation, reason))
         elif not was_ready and self._is_first_start(release.generation):
@@ -252,6 +252,9 @@ class App:
         else:
             are_serving = any(slot.is_ready for slot in self.engine.fleet.slots.values())
             self.news.spawner_lost(release, reason, retry_in, are_serving=are_serving)
+
+    def _is_rolled_to(self, generation: int) -> bool:
+        return self.engine.roll.is_under_way and generation == self.engine.roll.target
 
     def _is_first_start(self, generation: int) -> bool:
         """It never served, and no newer release is on its way that may."""
@@ -279,7 +282,7 @@ class App:
         failure = worker.boot_failure
         if failure is not None and failure.kind == "import" and self._is_first_start(worker.generation):
             self._owner.on_first_start_failed(self, failure.reason)
-        if worker.generation == self.engine.roll.target and self.engine.roll.is_under_way:
+        if self._is_rolled_to(worker.generation):
             self.news.failure_output = worker.pipes.last_errors()
         self.news.ended(worker, reason, seconds, lost, is_leaving=worker.number in self.engine.fleet.leaving)
         self.engine.post(seats.Gone(worker.number, reason or "left without being told to", random.random()))  # noqa: S311  # jitter

@@ -183,7 +183,6 @@ class Answer:
         "bodyless",
         "chunked",
         "head_only",
-        "is_plain",
         "keep",
         "legacy",
         "remaining",
@@ -195,7 +194,6 @@ class Answer:
     def __init__(self, method: str, legacy: bool, keep: bool) -> None:
         self.head_only = method == "HEAD"
         self.legacy = legacy  # the request came as HTTP/1.0
-        self.is_plain = not (self.head_only or legacy)
         self.keep = keep
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them

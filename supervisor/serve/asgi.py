@@ -92,6 +92,7 @@ class AsgiExchange(Answer):
         "_task",
         "_told",
         "holds_body",
+        "is_plain",
         "method",
         "request",
         "since",
