@@ -35,12 +35,15 @@ class Cell(enum.IntEnum):
     FINISHED = 8  # requests whose answer was handed to the kernel whole, or whose client had gone
     CUT = 9  # requests given up on with the client still there (drain timeout, app died mid-answer)
     ANSWERS_4XX = 10
-    ANSWERS_5XX = 11
+    ANSWERS_5XX = 11  # the app's, or given in its place because it failed; not those that `SHED` counts
     SHED = 12
     OUTPUT_DROPPED = 13  # bytes of the app's output that a full pipe had no room for
     BAD_REQUESTS = 14  # heads or bodies refused before any app code ran
     RECORDS_DROPPED = 15  # access log lines that a full pipe or disk had no room for
-    END = 16
+    HANDED_OVER = 16  # connections given to another worker, which goes on with them
+    DRAINED = 17  # connections that a leaving worker saw to their proper end: announced, or the client's own
+    CONNECTIONS_CUT = 18  # connections ended under their clients because `drain_timeout` was over
+    END = 19
 
 
 class WorkerState(enum.IntEnum):
