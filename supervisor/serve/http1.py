@@ -16,6 +16,7 @@ import zttp
 
 from supervisor.serve.answer import CONTINUE, plain
 from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
+from supervisor.serve.faults import complain
 from supervisor.serve.head import (
     HASH,
     HEAD_END,
@@ -39,6 +40,7 @@ from supervisor.serve.tally import FINISHED, STARTED
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange, Opener
     from supervisor.serve.peers import Origin
+    from supervisor.serve.sendfile import FilePart
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
     from supervisor.serve.tls import Agreed
@@ -118,6 +120,7 @@ class Connection(Outgoing):
         self.state = CLOSED
         self.expires = NEVER
         self.outgoing.clear()
+        self.drop_file()
         self._rest = b""
         self.body = None
         exchange, self.exchange = self.exchange, None
@@ -132,6 +135,9 @@ class Connection(Outgoing):
             self.expires = self.service.tick + self.service.write_idle_ticks
 
     def resume_writing(self) -> None:
+        if self.file is not None:
+            self.file.go_on()
+            return
         super().resume_writing()
         if self.state is BUSY:
             self._await_body()
@@ -331,6 +337,19 @@ class Connection(Outgoing):
         else:
             self._linger()
 
+    def finish_with_file(self, head: bytes, part: FilePart) -> None:
+        """The answer is complete with `head` and `part` of a file, which is closed then."""
+        self.stream(head)
+        self.send_file(part, self._file_failed)
+        if self.exchange is not None:
+            self.finish()
+
+    def _file_failed(self, why: str) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            complain(exchange.method, exchange.request.target, why)
+        self.cut()
+
     def _ready(self) -> None:
         """Ready for the next request, which may be here already."""
         service = self.service
@@ -379,6 +398,7 @@ class Connection(Outgoing):
     def _refuse_body(self, refusal: Refusal) -> None:
         """End a request whose body can't be read on; answered only when the app has not begun to."""
         self.tally.refuse()
+        self.drop_file()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             if not exchange.status:

@@ -2,13 +2,16 @@
 
 Invariant: nothing is kept here beyond the current turn of the event loop. The transport has no buffer of its own, so
 that right after a write `write_paused` says whether the kernel has taken it whole; and the pieces that an app streams
-without pausing between them go out in one write.
+without pausing between them go out in one write. A file on its way holds `write_paused` until its last byte is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
+
+from supervisor.serve.sendfile import FilePart, FileSender
 
 _TOGETHER = 64 * 1024  # pieces are written at the latest when they are this many bytes
 
@@ -16,12 +19,13 @@ _TOGETHER = 64 * 1024  # pieces are written at the latest when they are this man
 class Outgoing(asyncio.Protocol):
     """A protocol that writes. `transport` is there once the connection is made."""
 
-    __slots__ = ("_context", "_loop", "_size", "_unsent", "outgoing", "transport", "write_paused")
+    __slots__ = ("_context", "_loop", "_size", "_unsent", "file", "outgoing", "transport", "write_paused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         self.transport: asyncio.Transport
         self.write_paused = False
         self.outgoing: list[bytes] = []
+        self.file: FileSender | None = None
         self._size = 0
         self._unsent = 0
         self._loop = loop
@@ -33,15 +37,19 @@ class Outgoing(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = self._backlog()
 
     def resume_writing(self) -> None:
         self.write_paused = False
 
     def is_taken(self) -> bool:
         """Whether the client has taken anything since writing was paused, or since this was asked last."""
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        before, self._unsent = self._unsent, self._backlog()
         return self._unsent < before
+
+    def _backlog(self) -> int:
+        size = self.transport.get_write_buffer_size()
+        return size if self.file is None else size + self.file.unsent
 
     def stream(self, piece: bytes) -> None:
         """Write `piece` together with what else is streamed in this turn of the loop."""
@@ -60,3 +68,18 @@ class Outgoing(asyncio.Protocol):
             pieces.clear()
             self._size = 0
             self.transport.write(data)
+
+    def send_file(self, part: FilePart, failed: Callable[[str], None]) -> None:
+        """Write `part`, which is closed then, after all that was written before; `failed` as `FileSender` has it."""
+        self.flush()
+        self.file = sender = FileSender(self, part, self._loop, failed)
+        waits = self.write_paused
+        self.pause_writing()
+        if not waits:
+            sender.go_on()
+
+    def drop_file(self) -> None:
+        """Stop sending it, if there is one."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
