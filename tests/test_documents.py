@@ -16,8 +16,8 @@ from supervisor.config.options import markdown
 from supervisor.control.ctl import cli
 from supervisor.control.routes import _ROUTES
 from supervisor.embed import Supervisor
-from supervisor.fleet import fleet
-from supervisor.reload import roll
+from supervisor.fleet import records as fleet
+from supervisor.reload import records, roll
 from supervisor.serve.limits import Limits
 
 ROOT = Path(__file__).parents[1]
@@ -152,14 +152,14 @@ def test_embedding_takes_five_lines_that_work(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_states_of_a_roll_and_its_events_are_all_in_the_table() -> None:
     told = list(rows(section(ARCHITECTURE, "### The roll")))
-    assert told[0][1:] == [phase.name for phase in roll.Phase]
-    assert [cells[0].strip("`") for cells in told[1:]] == [event.__name__ for event in roll.EVENTS]
+    assert told[0][1:] == [phase.name for phase in records.Phase]
+    assert [cells[0].strip("`") for cells in told[1:]] == [event.__name__ for event in records.EVENTS]
 
 
 def test_the_table_of_the_roll_says_where_nothing_happens() -> None:
-    ignore = roll.TABLE[roll.Phase.IDLE, roll.Abort]
-    for event, cells in zip(roll.EVENTS, list(rows(section(ARCHITECTURE, "### The roll")))[1:], strict=True):
-        for phase, cell in zip(roll.Phase, cells[1:], strict=True):
+    ignore = roll.TABLE[records.Phase.IDLE, records.Abort]
+    for event, cells in zip(records.EVENTS, list(rows(section(ARCHITECTURE, "### The roll")))[1:], strict=True):
+        for phase, cell in zip(records.Phase, cells[1:], strict=True):
             assert (cell == "-") == (roll.TABLE[phase, event] is ignore), (phase, event)
 
 

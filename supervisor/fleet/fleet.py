@@ -11,179 +11,35 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
+from supervisor.fleet.records import (
+    LEAVE_GRACE,
+    BecameReady,
+    Command,
+    Died,
+    Drain,
+    Event,
+    Fleet,
+    Gone,
+    Kill,
+    Outcome,
+    Recycle,
+    Recycling,
+    Remove,
+    Settled,
+    Slot,
+    Spawn,
+    Terms,
+    Tick,
+    Want,
+    Worker,
+)
 from supervisor.messages.status import AppState
-
-LEAVE_GRACE = 3.0  # past its own drain timeout a worker gets this long to notice before it is killed
-
-
-class Worker(Struct, frozen=True):
-    """One process. Times are monotonic seconds; `id` is never used twice."""
-
-    id: int
-    slot: int
-    generation: int
-    deadline: float  # starting: to be ready by then; leaving: to be gone by then
-    ready_at: float | None = None
-    doomed: bool = False  # a kill has been ordered; only its end is awaited
-
-    @property
-    def is_ready(self) -> bool:
-        return self.ready_at is not None and not self.doomed
-
-
-class Slot(Struct, frozen=True):
-    """One seat at the listening socket."""
-
-    number: int
-    want: int | None = None
-    holder: Worker | None = None
-    heir: Worker | None = None
-    failures: int = 0
-    retry_at: float = 0.0
-    replace_why: str = ""  # the holder is to be replaced although its generation is the wanted one
-    removed: bool = False  # wanted by nobody any more, not even as a stopped one
-
-    @property
-    def is_settled(self) -> bool:
-        """Served by a ready worker of the wanted generation, with nobody on the way in."""
-        holder = self.holder
-        if holder is None or self.heir is not None or self.replace_why:
-            return False
-        return holder.is_ready and holder.generation == self.want
-
-    @property
-    def is_ready(self) -> bool:
-        return self.holder is not None and self.holder.is_ready
-
-    @property
-    def lacks_worker(self) -> bool:
-        """A worker has to be spawned, now or once `retry_at` has come."""
-        if self.want is None or self.heir is not None:
-            return False
-        return self.holder is None or self.holder.generation != self.want or bool(self.replace_why)
-
-
-class Fleet(Struct, frozen=True):
-    """The whole state. `slots` by number; `leaving` by worker id."""
-
-    boot_timeout: float
-    drain_timeout: float
-    slots: Mapping[int, Slot] = {}
-    leaving: Mapping[int, Worker] = {}
-    next_id: int = 1
-
-
-# Events
-
-
-class Want(Struct, frozen=True):
-    """Each of these slots shall be served by that generation, or (None) by nobody. Unknown numbers are added."""
-
-    slots: Mapping[int, int | None]
-
-
-class Remove(Struct, frozen=True):
-    """These slots shall not exist any more; their workers are drained."""
-
-    slots: frozenset[int]
-
-
-class Terms(Struct, frozen=True):
-    """New timeouts, in seconds, for all that starts or leaves from now on."""
-
-    boot_timeout: float
-    drain_timeout: float
-
-
-class BecameReady(Struct, frozen=True):
-    """The worker takes connections."""
-
-    worker: int
-
-
-class Gone(Struct, frozen=True):
-    """The worker's process has ended (or never came to be). `chance` in [0, 1) jitters the next attempt."""
-
-    worker: int
-    reason: str
-    chance: float
-
-
-class Recycle(Struct, frozen=True):
-    """Replace the slot's holder, new one first. Unless `insist`, only while no other slot is in motion."""
-
-    slot: int
-    why: str
-    insist: bool = False
-
-
-class Tick(Struct, frozen=True):
-    """Time has passed."""
-
-
-Event = Want | Remove | Terms | BecameReady | Gone | Recycle | Tick
-
-# Commands
-
-
-class Spawn(Struct, frozen=True):
-    """Fork this worker from the generation's spawner."""
-
-    worker: int
-    slot: int
-    generation: int
-
-
-class Drain(Struct, frozen=True):
-    """Have the worker finish what it has and leave."""
-
-    worker: int
-    why: str
-
-
-class Kill(Struct, frozen=True):
-    """End the worker now."""
-
-    worker: int
-    why: str
-
-
-class Recycling(Struct, frozen=True):
-    """Tell: this worker is being replaced although its generation is the wanted one."""
-
-    worker: int
-    slot: int
-    why: str
-
-
-class Settled(Struct, frozen=True):
-    """Tell: the slot is where it was wanted."""
-
-    slot: int
-    generation: int
-
-
-class Died(Struct, frozen=True):
-    """Tell: a worker that was to serve is gone; the slot tries again in `retry_in` seconds."""
-
-    worker: int
-    slot: int
-    generation: int
-    reason: str
-    was_ready: bool
-    failures: int
-    retry_in: float
-
-
-Command = Spawn | Drain | Kill | Recycling | Settled | Died
-Outcome = tuple[Fleet, list[Command]]
 
 
 def step(fleet: Fleet, event: Event, now: float) -> Outcome:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
-from supervisor.fleet import fleet as seats
+from supervisor.fleet import records as seats
+from supervisor.fleet.fleet import generations, standing
 from supervisor.kernel.board import Board
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
@@ -31,7 +32,7 @@ from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState
 from supervisor.messages.wire import Fork, FromWorker, Imported, Ready, Recovered, Saturated
 from supervisor.observe.journal import Journal
-from supervisor.reload import roll as rolls
+from supervisor.reload import records as rolls
 from supervisor.watch import limits
 
 
@@ -80,7 +81,7 @@ class App:
     def state(self) -> AppState:
         if self.engine.roll.is_under_way and not self.is_stopping:
             return "rolling"
-        return seats.standing(self.engine.fleet)
+        return standing(self.engine.fleet)
 
     @property
     def is_complete(self) -> bool:
@@ -388,7 +389,7 @@ class App:
 
     def _tidy(self) -> None:
         roll, fleet = self.engine.roll, self.engine.fleet
-        needed = set() if self.is_stopping else {roll.base, roll.target} | seats.generations(fleet)
+        needed = set() if self.is_stopping else {roll.base, roll.target} | generations(fleet)
         for generation, release in list(self.releases.items()):
             if generation not in needed:
                 if not release.is_retired:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from supervisor.fleet import fleet as seats
+from supervisor.fleet import records as seats
+from supervisor.fleet.fleet import next_wake
+from supervisor.fleet.fleet import step as step_fleet
 from supervisor.kernel.reactor import Reactor, Timer
-from supervisor.reload import roll as rolls
+from supervisor.reload import records as rolls
+from supervisor.reload.roll import step as step_roll
 
 Event = seats.Event | rolls.Event
 Command = seats.Command | rolls.Command
@@ -53,14 +56,14 @@ class Engine:
         now = self._reactor.now()
         commands: list[seats.Command] | list[rolls.Command]
         if isinstance(event, rolls.Event):
-            self.roll, commands = rolls.step(self.roll, event, now)
+            self.roll, commands = step_roll(self.roll, event, now)
         else:
-            self.fleet, commands = seats.step(self.fleet, event, now)
+            self.fleet, commands = step_fleet(self.fleet, event, now)
         for command in commands:
             self._do(command)
 
     def _arm(self) -> None:
         """Wake when the fleet next waits for time to pass."""
         self.close()
-        when = seats.next_wake(self.fleet)
+        when = next_wake(self.fleet)
         self._wake = self._reactor.call_at(when, lambda: self.post(seats.Tick())) if when is not None else None

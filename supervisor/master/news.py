@@ -9,14 +9,14 @@ import time
 from typing import Any
 
 from supervisor.config.settings import Preload
-from supervisor.fleet import fleet as seats
+from supervisor.fleet import records as seats
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
 from supervisor.messages.events import Level
 from supervisor.messages.status import AppState, RollStatus, Verdict
 from supervisor.messages.wire import Imported
 from supervisor.observe.journal import Journal
-from supervisor.reload import roll as rolls
+from supervisor.reload import records as rolls
 
 
 class News:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.fleet import fleet as seats
+from supervisor.fleet import records as seats
 from supervisor.kernel.board import Cell, WorkerState
 from supervisor.master.app import App
 from supervisor.master.worker import Worker

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from supervisor.fleet.backoff import STABLE_AFTER
-from supervisor.fleet.fleet import (
+from supervisor.fleet.fleet import generations, next_wake, standing, step
+from supervisor.fleet.records import (
     LEAVE_GRACE,
     BecameReady,
     Command,
@@ -27,10 +28,6 @@ from supervisor.fleet.fleet import (
     Terms,
     Tick,
     Want,
-    generations,
-    next_wake,
-    standing,
-    step,
 )
 
 

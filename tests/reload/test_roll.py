@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.reload.roll import (
+from supervisor.reload.records import (
     EVENTS,
-    TABLE,
     Abort,
     Command,
     Committed,
@@ -31,8 +30,8 @@ from supervisor.reload.roll import (
     Started,
     Stepped,
     Superseded,
-    step,
 )
+from supervisor.reload.roll import TABLE, step
 
 IDLE = Roll(1, 1)
 PRELOADING = Roll(1, 2, Phase.PRELOADING, 1, (1, 2, 3), began=10.0)
