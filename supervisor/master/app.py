@@ -23,14 +23,14 @@ from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
 from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
+from supervisor.master.generations import Releases
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
 from supervisor.master.releases import Release, wanted_workers
-from supervisor.master.spawner import Spawner
 from supervisor.master.vitals import Sampler
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState
-from supervisor.messages.wire import Fork, FromWorker, Imported, Ready, Recovered, Saturated
+from supervisor.messages.wire import FromWorker, Imported, Ready, Recovered, Saturated
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
@@ -71,7 +71,7 @@ class App:
         self.sampler = Sampler()
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
-        self.releases: dict[int, Release] = {}
+        self.releases = Releases(self, reactor, children, journal)
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
 
@@ -96,8 +96,7 @@ class App:
     @property
     def is_idle(self) -> bool:
         """Stopped, and nothing of it is left: no process that could still hold a listening socket."""
-        has_spawner = any(release.spawner is not None for release in self.releases.values())
-        return self.has_left and not has_spawner
+        return self.has_left and not self.releases.have_spawners
 
     def open(self, settings: AppSettings) -> None:
         """Open what these settings name and is not open: sockets, access log. Raises `SurroundingsError`."""
@@ -119,7 +118,7 @@ class App:
         everyone = set(range(1, self.count + 1))
         self.held = everyone - {only} if only in everyone else set()
         self.engine.roll = rolls.Roll(self.generation, self.generation)
-        self._add_release(self.settings).start()
+        self.releases.add(self.generation, self.settings).start()
         self.engine.post(
             self._surplus(),
             seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
@@ -144,9 +143,7 @@ class App:
         """End everything of it now."""
         self.is_stopping = True
         self.engine.post(seats.Want(dict.fromkeys(self.engine.fleet.slots, None)))
-        for release in self.releases.values():
-            if release.spawner is not None:
-                release.spawner.kill("stopped at once")
+        self.releases.kill("stopped at once")
         for worker in list(self.workers.values()):
             worker.kill("stopped at once")
 
@@ -154,7 +151,7 @@ class App:
         """Roll to a new release with these settings, for which `open` has been called; returns its generation."""
         self.generation += 1
         self._next_count = wanted_workers(settings) if settings.workers != self.settings.workers else self.count
-        self._add_release(settings)
+        self.releases.add(self.generation, settings)
         slots = tuple(number for number in range(1, self._next_count + 1) if number not in self.held)
         self.engine.post(
             seats.Terms(settings.boot_timeout, settings.drain_timeout),
@@ -217,32 +214,9 @@ class App:
 
     # What spawners and workers tell
 
-    def on_imported(self, spawner: Spawner, imported: Imported) -> None:
-        release = self.releases.get(spawner.generation)
-        if release is not None and release.spawner is spawner:
-            release.imported(imported)
-
     def on_preloaded(self, release: Release, imported: Imported) -> None:
         self.news.preloaded(release.generation, release.settings.preload, imported)
         self.engine.post(rolls.Preloaded(release.generation))
-
-    def on_forked(self, _spawner: Spawner, worker: int, pid: int) -> None:
-        if (born := self.workers.get(worker)) is not None:
-            born.born(self._children, pid)
-
-    def on_fork_lost(self, _spawner: Spawner, worker: int, reason: str) -> None:
-        self.workers[worker].fork_lost(self._children, reason)
-
-    def on_spawner_end(self, spawner: Spawner, reason: str) -> None:
-        release = self.releases.get(spawner.generation)
-        if release is None or release.spawner is not spawner:
-            return
-        if not release.is_retired:
-            self.news.failure_output = spawner.pipes.last_errors()
-        for worker in release.spawner_ended(reason):
-            worker.not_asked_for(reason)
-        if release.is_retired:
-            self._settle_down()
 
     def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:
         if self._is_rolled_to(release.generation):
@@ -253,6 +227,12 @@ class App:
         else:
             are_serving = any(slot.is_ready for slot in self.engine.fleet.slots.values())
             self.news.spawner_lost(release, reason, retry_in, are_serving=are_serving)
+
+    def on_last_errors(self, lines: list[str]) -> None:
+        self.news.failure_output = lines
+
+    def on_spawner_left(self) -> None:
+        self._settle_down()
 
     def _is_rolled_to(self, generation: int) -> bool:
         return self.engine.roll.is_under_way and generation == self.engine.roll.target
@@ -319,12 +299,6 @@ class App:
         self.workers[worker.number] = worker
         release.fork(worker)
 
-    def _send_fork(self, spawner: Spawner, worker: Worker) -> None:
-        access = self.access.fd_of(spawner.settings.access_log)
-        request = Fork(worker.number, worker.slot, worker.row_number, access is not None)
-        spawner.fork(request, [*worker.fds_to_pass(), *([access] if access is not None else [])])
-        worker.passed()
-
     def _drain(self, command: seats.Drain) -> None:
         worker = self.workers[command.worker]
         settings = self.releases[worker.generation].settings
@@ -389,21 +363,5 @@ class App:
 
     def _tidy(self) -> None:
         roll, fleet = self.engine.roll, self.engine.fleet
-        needed = set() if self.is_stopping else {roll.base, roll.target} | generations(fleet)
-        for generation, release in list(self.releases.items()):
-            if generation not in needed:
-                if not release.is_retired:
-                    release.retire()
-                if release.spawner is None and all(each.generation != generation for each in self.workers.values()):
-                    del self.releases[generation]
+        self.releases.keep_only(set() if self.is_stopping else {roll.base, roll.target} | generations(fleet))
         self.close_unused()
-
-    def _add_release(self, settings: AppSettings) -> Release:
-        release = Release(self, self._reactor, settings, self.generation, self._make_spawner, self._send_fork)
-        self.releases[self.generation] = release
-        return release
-
-    def _make_spawner(self, release: Release) -> Spawner:
-        spawner = Spawner(self, self._reactor, self._children, self._journal, release.settings, release.generation)
-        spawner.launch(self.board.fd, self.listeners.of(release.settings.bind))
-        return spawner
