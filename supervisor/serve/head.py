@@ -174,12 +174,17 @@ def skip_empty_lines(data: bytes) -> bytes:
 
 
 def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
-    """Refuse an unfinished head as soon as it can't become a good one. `fresh` is where its new bytes start."""
-    if data != b"\r" and not _LINE_START.match(data):
+    """Refuse an unfinished head as soon as it can't become a good one. `fresh` is where its new bytes start.
+
+    What comes first in the bytes is told, so that it is told of a head in pieces as of a whole one.
+    """
+    line = limits.request_line + 2
+    if data != b"\r" and not _LINE_START.match(data, 0, line):
         return Refusal(400, "this is TLS, and the port is for plain HTTP" if data[0] == TLS else "this is not HTTP")
-    if _BARE_LF.search(data, max(fresh - 1, 0)):
+    is_long = len(data) >= line and data.find(b"\r\n", 0, line) < 0
+    if _BARE_LF.search(data, max(fresh - 1, 0), line if is_long else limits.head + 1):
         return Refusal(400, "a line ends without CR")
-    if data.find(b"\r\n", 0, limits.request_line + 2) < 0 and len(data) > limits.request_line:
+    if is_long:
         return Refusal(414, "the request line is too long")
     if len(data) > limits.head:
         return Refusal(431, "the head is too large")
@@ -188,9 +193,8 @@ def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
 
 def judge_size(head: bytes, limits: Limits) -> Refusal | None:
     """Whether a whole head is within the limits. Heads shorter than a request line may be need not be shown here."""
-    if head.find(b"\r\n", 0, limits.request_line + 2) < 0:
-        return Refusal(414, "the request line is too long")
-    return Refusal(431, "the head is too large") if len(head) > limits.head else None
+    fits = len(head) <= limits.head and head.find(b"\r\n", 0, limits.request_line + 2) >= 0
+    return None if fits else judge_partial(head, 0, limits)
 
 
 def refusal_of(head: bytes, oversized: bool) -> Refusal:

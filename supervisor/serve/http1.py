@@ -164,14 +164,15 @@ class Connection(Outgoing):
         head, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
         service = self.service
         if end > service.limits.request_line and (refusal := judge_size(head, service.limits)):
-            self._refuse(refusal)
+            self._refuse(refusal, head)
             return
         parser = service.parser
         try:
             request: zttp.Request = parser.receive_event(head)  # type: ignore[assignment]
         except zttp.RemoteProtocolError as error:
             service.parser = zttp.Connection(zttp.SERVER)
-            self._refuse(refusal_of(head, "size limit" in str(error)))
+            refusal = judge_partial(head, 0, service.limits) or refusal_of(head, "size limit" in str(error))
+            self._refuse(refusal, head)
             return
         self._last = last = parser.should_close()
         # What `judge` and `_begin` do for the ordinary request without a body, written out: each call would be felt.
@@ -203,7 +204,7 @@ class Connection(Outgoing):
     def _wait_for_head(self, data: bytes, fresh: int) -> None:
         refusal = judge_partial(data, fresh, self.service.limits)
         if refusal is not None:
-            self._refuse(refusal)
+            self._refuse(refusal, data)
             return
         if self.state is not HEAD:
             self.state = HEAD
@@ -219,7 +220,7 @@ class Connection(Outgoing):
         else:
             self.service.parser = zttp.Connection(zttp.SERVER)
         if isinstance(verdict, Refusal):
-            self._refuse(verdict)
+            self._refuse(verdict, request.method + b" ")
             return
         path, query = (request.path, request.query) if verdict is None else verdict
         if not request.end_stream:
@@ -389,10 +390,11 @@ class Connection(Outgoing):
         self.expires = self.service.tick + self.service.closing_ticks
         self.transport.close()
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answer a head that no app should see."""
+    def _refuse(self, refusal: Refusal, head: bytes) -> None:
+        """Answer a head, or the beginning of one, that no app should see."""
         self.tally.refuse()
-        self.transport.write(plain(refusal.status, refusal.why, self.service.stamps))
+        head_only = head.startswith(b"HEAD ")
+        self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
         self._linger()
 
     def _refuse_body(self, refusal: Refusal) -> None:
@@ -402,7 +404,8 @@ class Connection(Outgoing):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             if not exchange.status:
-                self.transport.write(plain(refusal.status, refusal.why, self.service.stamps))
+                head_only = exchange.method == "HEAD"
+                self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
             self.tally.finish()
             exchange.lost()
         self._linger()
@@ -435,7 +438,7 @@ class Connection(Outgoing):
         """The deadline has passed."""
         state = self.state
         if state is HEAD:
-            self._refuse(Refusal(408, "the head took too long"))
+            self._refuse(Refusal(408, "the head took too long"), self._rest)
         elif state is IDLE:
             self._close()
         elif state is BUSY and self.write_paused and self.is_taken():
