@@ -44,6 +44,9 @@ JOINED = 64 * 1024  # a body below this is joined to its head: one write, one pa
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
+_BODYLESS = (204, 205, 304)  # RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5
+_LENGTHLESS = (204, 205)  # whose Content-Length, if any, is ours to say
+
 _OURS = (CONNECTION, TRANSFER_ENCODING)
 """Fields that an app may set but that we write: they speak about this connection, which is not the app's."""
 
@@ -154,17 +157,31 @@ def _render(status: int, headers: Headers) -> Lines:
                 declared = _length(value, seen)
             seen |= kind
             closes = closes or (kind == CONNECTION and b"close" in value.lower())
-            if kind in _OURS or (kind == CONTENT_LENGTH and status == 204):
+            if kind in _OURS or (kind == CONTENT_LENGTH and status in _LENGTHLESS):
                 continue
         parts += (prefix, value, b"\r\n")
     text = b"".join(parts)
     if not parts[0]:
         raise AnswerError(f"{status!r} is not a status that an answer can have")
-    # Each field gave three pieces: every line break beyond one a field, and one for the status, is smuggled in.
-    breaks = (len(parts) + 2) // 3
-    if text.count(b"\n") != breaks or text.count(b"\r") != breaks or b"\0" in text:
+    _check_breaks(text, (len(parts) + 2) // 3)  # each field gave three pieces, the status one
+    return Lines(status, text, declared, seen, closes, seen == CONTENT_LENGTH and status not in _BODYLESS)
+
+
+def render_fields(headers: Headers) -> bytes:
+    """Check and render fields that belong to no head of ours: of an interim answer, or behind a body. Raises
+    `AnswerError`."""
+    parts: list[bytes] = []
+    for name, value in headers:
+        parts += ((_names.get(name) or _learn(name))[0], value, b"\r\n")
+    text = b"".join(parts)
+    _check_breaks(text, len(parts) // 3)
+    return text
+
+
+def _check_breaks(text: bytes, lines: int) -> None:
+    """Every line break beyond one a line was smuggled in."""
+    if text.count(b"\n") != lines or text.count(b"\r") != lines or b"\0" in text:
         raise AnswerError("a header of the answer has a line break or NUL in it")
-    return Lines(status, text, declared, seen, closes, seen == CONTENT_LENGTH and status not in (204, 304))
 
 
 def _length(value: bytes, seen: int) -> int:
@@ -212,11 +229,12 @@ class Answer:
         status, text, declared, seen, closes, _simple = lines
         if closes:
             self.keep = False
+        if type(body) is not bytes:
+            body = _frozen(body)
         size = len(body)
         framing = b""
-        if self.head_only or status == 204 or status == 304:
-            if self.head_only and size and declared is None:
-                framing = b"content-length: %d\r\n" % size
+        if self.head_only or status in _BODYLESS:
+            framing = self._length_of_none(status, size if declared is None else 0)
             body = b""
         elif declared is None:
             framing = b"content-length: %d\r\n" % size
@@ -228,18 +246,24 @@ class Answer:
             return self._seal(text, framing, seen, stamps, body), b""
         return self._seal(text, framing, seen, stamps, b""), body
 
-    def begin(self, lines: Lines, stamps: Stamps) -> bytes:
-        """The head of an answer whose body comes in pieces."""
+    def begin(self, lines: Lines, stamps: Stamps, size: int | None = None) -> bytes:
+        """The head of an answer whose body comes in pieces; `size` is that of all, when it is known."""
         status, text, self.remaining, seen, closes, _simple = lines
         if closes:
             self.keep = False
         self.chunked = False
-        self.bodyless = self.head_only or status == 204 or status == 304
+        self.bodyless = self.head_only or status in _BODYLESS
         framing = b""
         if self.bodyless:
+            framing = self._length_of_none(status, size if size and self.remaining is None else 0)
             self.remaining = None
+        elif size is not None and self.remaining not in (None, size):
+            raise AnswerError(f"the app declared {self.remaining} bytes and answered {size}")
         elif self.remaining is None:
-            if self.legacy:
+            if size is not None:
+                self.remaining = size
+                framing = b"content-length: %d\r\n" % size
+            elif self.legacy:
                 self.keep = False
             else:
                 self.chunked = True
@@ -249,6 +273,8 @@ class Answer:
 
     def more(self, body: bytes) -> bytes:
         """One piece of the body."""
+        if type(body) is not bytes:
+            body = _frozen(body)
         size = len(body)
         if self.bodyless or not size:
             return b""
@@ -261,11 +287,27 @@ class Answer:
                 raise AnswerError(f"the app answers more than the {self.sent + self.remaining} bytes it declared")
         return body
 
-    def end(self) -> bytes:
-        """What closes the body."""
+    def around(self, size: int) -> tuple[bytes, bytes]:
+        """What goes before and after `size` bytes of the body that somebody else writes."""
+        self.sent += size
+        if self.remaining is not None:
+            self.remaining -= size
+        return (b"%x\r\n" % size, b"\r\n") if self.chunked else (b"", b"")
+
+    def end(self, trailers: bytes = b"") -> bytes:
+        """What closes the body. `trailers` are rendered fields; only a chunked body has room for them."""
         if self.remaining:
             raise AnswerError(f"the app declared {self.sent + self.remaining} bytes and answered {self.sent}")
-        return LAST_CHUNK if self.chunked else b""
+        if not self.chunked:
+            return b""
+        return b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK
+
+    def _length_of_none(self, status: int, size: int) -> bytes:
+        """The length of a body that is not sent, where it may be told: what GET would have had, or that there is none
+        (RFC 9110 sections 8.6 and 15.3.6)."""
+        if status == 205:
+            return b"content-length: 0\r\n"
+        return b"content-length: %d\r\n" % size if size and status not in _BODYLESS else b""
 
     def _seal(self, text: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
         """Add our own lines to the app's, and a small body to both."""
@@ -275,6 +317,11 @@ class Answer:
         else:
             last = b"connection: close\r\n\r\n"
         return b"".join((text, ours, framing, last, body))
+
+
+def _frozen(body: bytes) -> bytes:
+    """A copy of what an app may write over once `send` has returned. Raises `TypeError` for what holds no bytes."""
+    return bytes(memoryview(body))
 
 
 def plain(status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False) -> bytes:
