@@ -54,6 +54,7 @@ _HOST = re.compile(rb"(" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::([0-9]{0,5}
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+_MAX_DIGITS = 19  # of a Content-Length: all that 64 bits surely hold, and `int` takes
 
 
 def fields(request: Request) -> HeaderBlock:
@@ -101,7 +102,8 @@ def judge(request: Request) -> Target | Refusal | None:
 
 
 def _is_sized(headers: HeaderBlock) -> bool:
-    return headers.get(b"transfer-encoding") is None and len(headers.getall(b"content-length")) == 1
+    lengths = headers.getall(b"content-length")
+    return headers.get(b"transfer-encoding") is None and len(lengths) == 1 and len(lengths[0]) <= _MAX_DIGITS
 
 
 def _judge_unusual(request: Request) -> Target | Refusal | None:
@@ -121,8 +123,9 @@ def _judge_unusual(request: Request) -> Target | Refusal | None:
 
 
 def _judge_framing(request: Request, headers: HeaderBlock) -> Refusal | None:
-    if len(headers.getall(b"content-length")) > 1:
-        return Refusal(400, "more than one Content-Length")
+    lengths = headers.getall(b"content-length")
+    if len(lengths) > 1 or (lengths and len(lengths[0]) > _MAX_DIGITS):
+        return Refusal(400, "more than one Content-Length, or one too long")
     codings = headers.getall(b"transfer-encoding")
     if not codings:
         return None

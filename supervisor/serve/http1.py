@@ -225,7 +225,7 @@ class Connection(Outgoing):
         path, query = (request.path, request.query) if verdict is None else verdict
         if not request.end_stream:
             length = fields(request).get(b"content-length")
-            self.body = ChunkedBody(parser, self.service.limits) if length is None else SizedBody(int(length))
+            self.body = ChunkedBody(self.service.limits) if length is None else SizedBody(int(length))
         self._begin(request, path, query, opener)
 
     def _begin(self, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:

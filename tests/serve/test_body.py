@@ -5,20 +5,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import zttp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
 from supervisor.serve.limits import Limits
 
-HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-
 
 def chunked(limits: Limits | None = None) -> ChunkedBody:
-    parser = zttp.Connection(zttp.SERVER)
-    parser.receive_event(HEAD)
-    return ChunkedBody(parser, limits or Limits())
+    return ChunkedBody(limits or Limits())
 
 
 def feed_in_pieces(body: ChunkedBody | SizedBody, data: bytes, cuts: list[int]) -> tuple[bytes, bytes]:
