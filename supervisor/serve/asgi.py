@@ -19,6 +19,7 @@ from supervisor.serve.answer import JOINED, Answer, AnswerError, Lines, plain, r
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS, PERCENT, decode_path, mounted
 from supervisor.serve.trace import Trace
+from supervisor.serve.turns import Turns
 
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
@@ -57,16 +58,18 @@ class AsgiBridge:
         self.version = {"version": "3.0", "spec_version": "2.5"}
         self.state: dict[str, Any] = {}
         self.root_path = service.settings.root_path or ""
-        self.live: set[AsgiExchange | Upgrade] = set()  # whose app code is running, also after its answer
+        self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
+        self.turns = Turns(self)
         self.open = functools.partial(AsgiExchange, self)
 
     def is_running(self) -> bool:
         """Whether app code is running, be it after its answer."""
-        return bool(self.live)
+        return bool(self.live) or self.turns.is_running()
 
     def cut(self) -> None:
         """Cancel what still runs."""
+        self.turns.cancel()
         for exchange in tuple(self.live):
             exchange.cancel()
 
@@ -85,6 +88,7 @@ class AsgiExchange(Answer):
         "_gone",
         "_half_closed",
         "_lines",
+        "_live",
         "_path",
         "_phase",
         "_pieces",
@@ -130,15 +134,19 @@ class AsgiExchange(Answer):
         self._told = False  # the app has seen the end of the body
         self._gone = False
         self._half_closed = False
+        self._live = False  # the app was told to begin and has not ended
         self._changed: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
     # What the connection calls.
 
     def start(self) -> None:
-        bridge = self._bridge
-        bridge.live.add(self)
-        self._task = bridge.spawn(self._run(bridge))
+        self._live = True
+        turns = self._bridge.turns
+        if turns.waiting:
+            turns.waiting.append(self)
+        else:
+            turns.begin(self)
 
     def feed(self, data: bytes, done: bool) -> None:
         self.holds_body = False
@@ -160,7 +168,7 @@ class AsgiExchange(Answer):
     def lost(self) -> None:
         self._gone = True
         self._pieces.clear()
-        if self in self._bridge.live:
+        if self._live:
             self._wake()
         else:
             self._connection.tally.leave()
@@ -169,6 +177,26 @@ class AsgiExchange(Answer):
         """The worker ends: so does the app's coroutine."""
         if self._task is not None:
             self._task.cancel("the worker's drain timeout is over")
+
+    # What its turn calls.
+
+    def has_task(self, task: asyncio.Task[None]) -> None:
+        """The app's coroutine goes on in this task, or will begin in it."""
+        self._task = task
+        self._bridge.live.add(self)
+
+    def ended(self, failure: BaseException | None) -> None:
+        """The app's coroutine has returned, or raised this."""
+        bridge = self._bridge
+        self._live = False
+        if self._task is not None:
+            bridge.live.discard(self)
+        if self._gone:
+            self._connection.tally.leave()
+        if failure is not None or self._phase is not DONE:
+            self._fail(failure)
+        if bridge.service.draining:
+            bridge.service.check_empty()
 
     # What the app calls.
 
@@ -213,7 +241,7 @@ class AsgiExchange(Answer):
 
     # How it happens.
 
-    def _scope(self, bridge: AsgiBridge) -> Scope:
+    def scope(self, bridge: AsgiBridge) -> Scope:
         connection = self._connection
         raw = self._path
         path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
@@ -237,20 +265,6 @@ class AsgiExchange(Answer):
             if connection.tls is None
             else {"holdfast": self.trace, "tls": connection.tls.extension.copy()},
         }
-
-    async def _run(self, bridge: AsgiBridge) -> None:
-        failure: BaseException | None = None
-        try:
-            await bridge.app(self._scope(bridge), self.receive, self.send)
-        except BaseException as error:
-            failure = error
-        bridge.live.discard(self)
-        if self._gone:
-            self._connection.tally.leave()
-        if failure is not None or self._phase is not DONE:
-            self._fail(failure)
-        if bridge.service.draining:
-            bridge.service.check_empty()
 
     def _fail(self, failure: BaseException | None) -> None:
         """The app has ended without a whole answer, or raised after it."""
