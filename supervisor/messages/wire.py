@@ -86,6 +86,12 @@ class Waiting(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Probed(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: the status that `ready_path` has answered with; 0 for no answer, None when there is no path."""
+
+    status: int | None
+
+
 class Saturated(msgspec.Struct, frozen=True, tag=True):
     """Worker to master: it has stopped taking connections, and why."""
 
@@ -114,14 +120,24 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     sweep: bool = False
 
 
+class Allow(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: take so many connections in all since you were made; None: as many as there is room for."""
+
+    connections: int | None
+
+
+class Probe(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: ask the app for its `ready_path` once more, and answer with `Probed`."""
+
+
 class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: write the access log to the descriptor beside this message from now on."""
 
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Drain | ReopenLogs
-FromWorker = Ready | Waiting | BootFailed | Faltered | Saturated | Recovered
+ToWorker = Admit | Drain | Allow | Probe | ReopenLogs
+FromWorker = Ready | Waiting | Probed | BootFailed | Faltered | Saturated | Recovered
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)

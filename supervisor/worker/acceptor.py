@@ -5,6 +5,8 @@ Invariants:
   room takes them out and sees no connection, while the kernel keeps them queued for whoever has room.
 - One wake-up takes one connection; more only while nothing else is under way, so that an idle sibling gets its share.
 - A connection just taken counts as a request, which is all but sure to be on its way: with room for one, one is taken.
+- No more connections are taken than are allowed; who has used up what was allowed is not full, but leaves the others
+  their turn.
 """
 
 from __future__ import annotations
@@ -63,19 +65,28 @@ class Acceptor:
         self._is_open = False
         self._is_watching = False
         self._is_short = False
+        self._taken = 0
+        self._allowed: int | None = None  # connections in all
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
 
     def open(self) -> None:
         """Begin, or begin again, to take connections. Harmless when open, closed for good, or out of descriptors."""
         if self._is_watching or self._is_short or self._epoll.closed:
             return
-        for fd in self._listeners:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        self._loop.add_reader(self._epoll.fileno(), self._on_waiting)
-        self._is_watching = True
+        if not self._is_used_up:
+            for fd in self._listeners:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            self._loop.add_reader(self._epoll.fileno(), self._on_waiting)
+            self._is_watching = True
         if not self._is_open:
             self._is_open = True
             self._on_change(True)
+
+    def allow(self, connections: int | None) -> None:
+        """Take so many in all, counted from the first; None: as many as there is room for."""
+        self._allowed = connections
+        if self._is_open:
+            self.open()
 
     def pause(self) -> None:
         """Leave the listening sockets to others."""
@@ -103,9 +114,16 @@ class Acceptor:
             if not self._is_watching:
                 return
 
+    @property
+    def _is_used_up(self) -> bool:
+        return self._allowed is not None and self._taken >= self._allowed
+
     def _has_room(self) -> bool:
         """Whether one more connection could be served; if not, stop watching until there may be room again."""
         taker = self._taker
+        if self._is_used_up:
+            self._look_away()
+            return False
         if taker.inflight >= taker.capacity:
             self.pause()
             return False
@@ -143,6 +161,7 @@ class Acceptor:
                 return False
             raise
         sock.setblocking(False)
+        self._taken += 1
         self._awaited = max(self._awaited, self._row[_STARTED]) + 1
         self._taker.accepted(sock)
         return True

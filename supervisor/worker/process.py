@@ -29,10 +29,13 @@ from supervisor.kernel.channel import Channel
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Admit,
+    Allow,
     BootFailed,
     Drain,
     Faltered,
     FromWorker,
+    Probe,
+    Probed,
     Ready,
     Recovered,
     ReopenLogs,
@@ -49,6 +52,7 @@ from supervisor.worker.heartbeat import Heartbeat
 from supervisor.worker.output import guard_standard_streams
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
+PROBES = 3  # times that a worker which serves is asked whether it is still ready, before it counts as not
 SATURATED_AFTER = 1.0  # seconds without room before it is worth telling
 
 
@@ -116,6 +120,8 @@ class Worker:
         self._acceptor: Acceptor | None = None
         self._access: AccessLog | None = None
         self._shortages = 0
+        self._allowed: int | None = None  # connections in all
+        self._probing: asyncio.Task[None] | None = None
         self._full_since: float | None = None
         self._full_told: asyncio.TimerHandle | None = None
         self._empty = self._loop.create_future()
@@ -204,9 +210,21 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PROBE_PAUSE, 2 * pause)
 
+    async def _probe(self, service: Service) -> None:
+        """Ask again; one bad answer among good ones decides nothing."""
+        path = self._seat.settings.ready_path
+        status = None
+        for _ in range(PROBES if path is not None else 0):
+            status = await service.probe(path or "")
+            if 0 < status < 400:
+                break
+            await asyncio.sleep(FIRST_PROBE_PAUSE)
+        self.tell(Probed(status))
+
     def _take_connections(self, service: Service) -> None:
         listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
         self._acceptor = Acceptor(self._loop, listeners, service, self._row, self._on_shortage, self._on_admission)
+        self._acceptor.allow(self._allowed)
         self._acceptor.open()
 
     # What the master and the surroundings say
@@ -228,6 +246,12 @@ class Worker:
                 self._access.reopen(fds.pop())
             elif isinstance(message, Drain):
                 self._leave(message)
+            elif isinstance(message, Allow):
+                self._allowed = message.connections
+                if self._acceptor is not None:
+                    self._acceptor.allow(self._allowed)
+            elif isinstance(message, Probe) and self._service is not None:
+                self._probing = self._loop.create_task(self._probe(self._service))
             elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
                 self._take_connections(self._service)
             for fd in fds:

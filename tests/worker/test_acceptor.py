@@ -1,0 +1,113 @@
+"""Admission on a real socket: how many connections a worker takes that is allowed only so many."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+from supervisor.kernel.board import private_row
+from supervisor.worker.acceptor import Acceptor
+
+PATIENCE = 0.1  # seconds in which a connection that is taken at all has been taken
+
+
+class Taker:
+    """Takes everything, and has nothing to do."""
+
+    def __init__(self) -> None:
+        self.capacity = 100
+        self.inflight = 0
+        self.socks: list[socket.socket] = []
+
+    def accepted(self, sock: socket.socket) -> None:
+        self.socks.append(sock)
+
+
+class Door:
+    """A listening socket with its acceptor and its clients."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.taker = Taker()
+        self.told: list[bool] = []
+        self.clients: list[socket.socket] = []
+        self.acceptor = Acceptor(
+            self.loop, [self.listener], self.taker, private_row(), lambda error: None, self.told.append
+        )
+
+    def knock(self, times: int) -> None:
+        self.clients += [socket.create_connection(self.listener.getsockname()) for _ in range(times)]
+
+    def taken(self) -> int:
+        """How many connections have been taken, once there was time to take them."""
+        self.loop.run_until_complete(asyncio.sleep(PATIENCE))
+        return len(self.taker.socks)
+
+    def close(self) -> None:
+        self.acceptor.close(sweep=False)
+        for sock in (*self.taker.socks, *self.clients):
+            sock.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    made = Door()
+    yield made
+    made.close()
+
+
+def test_without_a_limit_all_connections_are_taken(door: Door) -> None:
+    door.acceptor.open()
+    door.knock(10)
+    assert door.taken() == 10
+
+
+def test_a_worker_takes_as_many_connections_as_it_is_allowed_and_then_leaves_the_others_their_turn(door: Door) -> None:
+    door.acceptor.allow(3)
+    door.acceptor.open()
+    door.knock(10)
+    assert door.taken() == 3
+    door.acceptor.allow(5)
+    assert door.taken() == 5
+    door.acceptor.allow(None)
+    assert door.taken() == 10
+    assert door.told == [True], "it was never full"
+
+
+def test_an_allowance_that_shrinks_below_what_was_taken_takes_none_back(door: Door) -> None:
+    door.acceptor.open()
+    door.knock(4)
+    assert door.taken() == 4
+    door.acceptor.allow(2)
+    door.knock(2)
+    assert door.taken() == 4
+
+
+def test_an_allowance_does_not_open_a_door_that_is_shut_for_want_of_room(door: Door) -> None:
+    door.acceptor.allow(1)
+    door.acceptor.open()
+    door.taker.inflight = door.taker.capacity
+    door.acceptor.pause()
+    door.knock(2)
+    door.acceptor.allow(2)
+    assert door.taken() == 0
+    door.taker.inflight = 0
+    door.acceptor.open()
+    assert door.taken() == 2
+    assert door.told == [True, False, True]
+
+
+def test_a_worker_that_leaves_sweeps_the_queue_whatever_it_was_allowed(door: Door) -> None:
+    door.acceptor.allow(0)
+    door.acceptor.open()
+    door.knock(2)
+    assert door.taken() == 0
+    door.acceptor.close(sweep=True)
+    assert len(door.taker.socks) == 2
