@@ -246,8 +246,9 @@ class Answer:
             return self._seal(text, framing, seen, stamps, body), b""
         return self._seal(text, framing, seen, stamps, b""), body
 
-    def begin(self, lines: Lines, stamps: Stamps, size: int | None = None) -> bytes:
-        """The head of an answer whose body comes in pieces; `size` is that of all, when it is known."""
+    def begin(self, lines: Lines, stamps: Stamps, size: int | None = None, *, chunked: bool = False) -> bytes:
+        """The head of an answer whose body comes in pieces. `size` is that of all, when it is known, and becomes its
+        Content-Length unless it is to be `chunked` all the same."""
         status, text, self.remaining, seen, closes, _simple = lines
         if closes:
             self.keep = False
@@ -260,7 +261,7 @@ class Answer:
         elif size is not None and self.remaining not in (None, size):
             raise AnswerError(f"the app declared {self.remaining} bytes and answered {size}")
         elif self.remaining is None:
-            if size is not None:
+            if size is not None and not chunked:
                 self.remaining = size
                 framing = b"content-length: %d\r\n" % size
             elif self.legacy:

@@ -7,7 +7,6 @@ app, at the send that broke it. What the app holds (`receive`, `send`) stays har
 from __future__ import annotations
 
 import asyncio
-import enum
 import functools
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
-from supervisor.serve.answer import JOINED, Answer, AnswerError, Lines, plain, render
+from supervisor.serve.answer import JOINED, AnswerError, Lines, plain, render
+from supervisor.serve.extensions import (
+    BODY,
+    DONE,
+    OFFERED,
+    OFFERED_LEGACY,
+    PROMISED,
+    STARTED,
+    UNDER_WAY,
+    WAITING,
+    ExtendedAnswer,
+    Phase,
+)
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.head import METHODS, PERCENT, decode_path, mounted
 from supervisor.serve.trace import Trace
@@ -34,18 +45,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # A name of its own for each task would have to be rendered; and an eager task needs no turn of the loop to begin.
 _TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.version_info >= (3, 12) else {})
-
-
-class Phase(enum.Enum):
-    """How far the answer is."""
-
-    WAITING = 1  # for http.response.start
-    STARTED = 2  # start has come; nothing is written yet
-    BODY = 3
-    DONE = 4
-
-
-WAITING, STARTED, BODY, DONE = Phase
 
 
 class AsgiBridge:
@@ -77,28 +76,21 @@ class AsgiBridge:
         """Nothing to release: tasks end with the loop."""
 
 
-class AsgiExchange(Answer):
+class AsgiExchange(ExtendedAnswer):
     """One request, from its head to the end of the app's coroutine."""
 
     __slots__ = (
         "_body_done",
         "_bridge",
-        "_changed",
-        "_connection",
-        "_gone",
         "_half_closed",
-        "_lines",
         "_live",
         "_path",
-        "_phase",
         "_pieces",
         "_query",
         "_task",
         "_told",
         "holds_body",
         "is_plain",
-        "method",
-        "request",
         "since",
     )
 
@@ -202,10 +194,10 @@ class AsgiExchange(Answer):
 
     async def receive(self) -> Message:
         """ASGI's receive: the body in pieces, then, when the client has gone or the answer is out, the disconnect."""
-        while not (self._gone or self._told or self._pieces or self._body_done):
+        while not (self._gone or self._told or self._pieces or self._body_done or self._phase is DONE):
             self._want_body()
             await self._change()
-        if not self._told and not self._gone:
+        if not (self._told or self._gone or self._phase is DONE):
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             self._told = self._body_done
@@ -231,13 +223,13 @@ class AsgiExchange(Answer):
                     self._finish(body)
                 return
             self._stream(body)
-            while self._connection.write_paused and not self._gone:
+            while self._connection.write_paused and not self._gone:  # `_drained`, written out
                 await self._change()
         elif kind == "http.response.start" and phase is WAITING:
             self._lines = render(message["status"], message.get("headers", ()))
-            self._phase = STARTED
+            self._phase = STARTED if "trailers" not in message or not message["trailers"] else PROMISED
         else:
-            raise RuntimeError(f"the app sent {kind!r} where the answer was {phase.name.lower()}")
+            await self._extend(kind, message)
 
     # How it happens.
 
@@ -247,10 +239,15 @@ class AsgiExchange(Answer):
         path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
         root = bridge.root_path
         state = bridge.state
+        legacy = self.legacy
+        extensions = (OFFERED_LEGACY if legacy else OFFERED).copy()
+        extensions["holdfast"] = self.trace
+        if connection.tls is not None:
+            extensions["tls"] = connection.tls.extension.copy()
         return {
             "type": "http",
             "asgi": bridge.version,
-            "http_version": "1.0" if self.legacy else "1.1",
+            "http_version": "1.0" if legacy else "1.1",
             "method": self.method,
             "scheme": connection.scheme,
             "path": mounted(root, path) if root else path,
@@ -261,9 +258,7 @@ class AsgiExchange(Answer):
             "client": connection.client,
             "server": connection.server,
             "state": state.copy() if state else {},
-            "extensions": {"holdfast": self.trace}
-            if connection.tls is None
-            else {"holdfast": self.trace, "tls": connection.tls.extension.copy()},
+            "extensions": extensions,
         }
 
     def _fail(self, failure: BaseException | None) -> None:
@@ -280,15 +275,15 @@ class AsgiExchange(Answer):
         if self._gone or self._phase is DONE:
             return
         connection = self._connection
-        if self._phase is BODY:
+        if self._phase in UNDER_WAY:
             connection.cut()
             return
         self.status = 500
-        self.keep = self.keep and connection.body is None and not connection.service.draining
+        at_odds = isinstance(failure, AnswerError)
+        self.keep = self.keep and not at_odds and connection.body is None and not connection.must_close(self)
         head_only = self.method == "HEAD"
         connection.transport.write(plain(500, "", connection.service.stamps, keep=self.keep, head_only=head_only))
-        self._phase = DONE
-        connection.finish()
+        self._done()
 
     def _answer(self, body: bytes) -> None:
         """Head and whole body at once: the common answer."""
@@ -313,39 +308,23 @@ class AsgiExchange(Answer):
         connection.finish(data)
 
     def _stream(self, body: bytes) -> None:
-        data = self.more(body) if self._phase is BODY else self._open() + self.more(body)
+        data = self.more(body) if self._phase is BODY else self._open(BODY) + self.more(body)
         if data:
             self._connection.stream(data)
 
     def _finish(self, body: bytes) -> None:
         self._done(self.more(body) + self.end())
 
-    def _open(self) -> bytes:
+    def _open(self, phase: Phase, size: int | None = None, *, chunked: bool = False) -> bytes:
         connection = self._connection
         if connection.service.draining and connection.must_close(self):
             self.keep = False
-        head = self.begin(self._lines, connection.service.stamps)
-        self._phase = BODY
+        head = self.begin(self._lines, connection.service.stamps, size, chunked=chunked)
+        self._phase = phase
         return head
 
-    def _done(self, data: bytes = b"") -> None:
-        self._phase = DONE
-        if self._changed is not None:
-            self._changed.set()
-        self._connection.finish(data)
-
     def _want_body(self) -> None:
-        if self.holds_body and self._phase is not BODY:
+        if self.holds_body and self._phase not in UNDER_WAY:
             self.holds_body = False
             self._connection.send_continue()
         self._connection.resume_reading()
-
-    async def _change(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        self._changed.clear()
-        await self._changed.wait()
-
-    def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
