@@ -9,8 +9,10 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import fcntl
 import os
 import socket
+import termios
 from collections.abc import Sequence
 
 MAX_MESSAGE = 128 * 1024
@@ -70,6 +72,12 @@ class Channel:
                 raise OSError(errno.EMFILE, "no room for the descriptors of a message")
             return None
         return data, list(fds)
+
+    def unsent(self) -> int:
+        """0 when all that was sent from this end has been received, be it by whoever (SIOCOUTQ)."""
+        memory = array.array("i", [0])
+        fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, memory)
+        return memory[0]
 
     def set_blocking(self, blocking: bool) -> None:
         self._sock.setblocking(blocking)

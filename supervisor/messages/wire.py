@@ -6,12 +6,15 @@ guess. Descriptors travel beside a message in the order its docstring names.
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import ProtocolError
+
+Host = Annotated[str, msgspec.Meta(max_length=256)]
+"""An IP address with its zone, or the path of a Unix socket (unix(7) allows 108 bytes)."""
 
 
 class Launch(msgspec.Struct, frozen=True, tag=True):
@@ -105,19 +108,46 @@ class Recovered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Admit(msgspec.Struct, frozen=True, tag=True):
-    """Master to worker: take connections. One not admitted yet can be killed without anybody's loss."""
+    """Master to worker: take connections. One not admitted yet can be killed without anybody's loss.
+
+    Descriptor: the taking end of the app's hand-over queue.
+    """
+
+
+class Inherit(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: take over connections that leaving workers hand over.
+
+    Up to `share` connections of its own it takes them at once, beyond that only when nobody else does. None: it takes
+    none any more.
+    """
+
+    share: int | None
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: leave within `timeout` seconds.
 
     `linger` bounds how long idle connections are kept; None keeps them to their own end. `sweep` asks to take first
-    what waits in the accept queue: nobody will be left to do so.
+    what waits in the accept queue and in the hand-over queue: nobody will be left to do so. Descriptor, if connections
+    are to be handed over: the giving end of the app's hand-over queue. Sent again, it ends the handing over.
     """
 
     timeout: float
     linger: float | None
     sweep: bool = False
+
+
+class HandOver(msgspec.Struct, frozen=True, tag=True):
+    """A leaving worker to any other, by the app's queue: a connection between requests. Descriptor: its socket.
+
+    Scheme, client and server are those of the connection itself, as its worker or a PROXY header has found them, and
+    not what a proxy said of its last request. `until` is when it will have been idle for too long, on CLOCK_MONOTONIC.
+    """
+
+    scheme: Literal["http", "https"]
+    client: tuple[Host, int] | None
+    server: tuple[Host, int | None] | None
+    until: float
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):
@@ -136,19 +166,20 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Drain | Allow | Probe | ReopenLogs
+ToWorker = Admit | Inherit | Drain | Allow | Probe | ReopenLogs
 FromWorker = Ready | Waiting | Probed | BootFailed | Faltered | Saturated | Recovered
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)
 _from_spawner: msgspec.msgpack.Decoder[FromSpawner] = msgspec.msgpack.Decoder(FromSpawner)
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_handed_over = msgspec.msgpack.Decoder(HandOver)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 T = TypeVar("T")
 
 
-def encode(message: ToSpawner | FromSpawner | ToWorker | FromWorker) -> bytes:
+def encode(message: ToSpawner | FromSpawner | ToWorker | FromWorker | HandOver) -> bytes:
     """One message as bytes for a channel."""
     return _encoder.encode(message)
 
@@ -171,6 +202,11 @@ def to_worker(data: bytes) -> ToWorker:
 def from_worker(data: bytes) -> FromWorker:
     """Decode what a worker sent. Raises `ProtocolError`."""
     return _decode(_from_worker, data)
+
+
+def handed_over(data: bytes) -> HandOver:
+    """Decode what a worker took from the hand-over queue. Raises `ProtocolError`."""
+    return _decode(_handed_over, data)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:

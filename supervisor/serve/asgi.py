@@ -57,6 +57,7 @@ class AsgiBridge:
         self.version = {"version": "3.0", "spec_version": "2.5"}
         self.state: dict[str, Any] = {}
         self.root_path = service.settings.root_path or ""
+        self.draining = asyncio.Event()  # the worker leaves: long answers had better come to an end
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
         self.turns = Turns(self)
@@ -112,7 +113,7 @@ class AsgiExchange(ExtendedAnswer):
         self.status = 0
         self.sent = 0
         self.request = request
-        self.trace = Trace(request, connection.origin is not None)
+        self.trace = Trace(request, connection.origin is not None, bridge.draining)
         self.since = bridge.loop.time()
         self.holds_body = request.expect_continue and not legacy
         self._bridge = bridge

@@ -13,6 +13,8 @@ from supervisor.config.settings import AppSettings
 from supervisor.serve.head import PERCENT, fields, mounted
 
 if TYPE_CHECKING:
+    import threading
+
     from supervisor.serve.exchange import Exchange
     from supervisor.serve.http1 import Connection
 
@@ -41,7 +43,7 @@ def _learn(name: bytes) -> str:
 class Templates:
     """The part of the environ that all requests to one address of a worker have in common."""
 
-    def __init__(self, errors: TextIO, settings: AppSettings) -> None:
+    def __init__(self, errors: TextIO, settings: AppSettings, draining: threading.Event) -> None:
         self._common: Environ = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -55,6 +57,7 @@ class Templates:
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SCRIPT_NAME": settings.root_path or "",
             "REMOTE_ADDR": "",
+            "holdfast.draining": draining,
         }
         self._known: dict[object, Environ] = {}
 

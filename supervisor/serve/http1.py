@@ -50,6 +50,7 @@ class Connection(Outgoing):
     """Drives one client's bytes. An exchange writes through `transport`, and ends with `finish` or `cut`."""
 
     tls: Agreed | None = None
+    is_movable = True  # to another process: what is between requests here is all in the socket
     __slots__ = (
         "_flushing",
         "_last",
@@ -290,7 +291,8 @@ class Connection(Outgoing):
         """Whether the answer about to be begun should announce the connection's end."""
         if self.body is not None and not self._can_skip(exchange):
             return True
-        return self.service.draining and HEAD_END not in self._rest
+        service = self.service
+        return service.draining and not (self.is_movable and service.hands_over) and HEAD_END not in self._rest
 
     def _can_skip(self, exchange: Exchange) -> bool:
         """Whether reading the rest of the body is cheaper than a new connection. A client that still waits for `100`
@@ -326,7 +328,7 @@ class Connection(Outgoing):
             else:
                 self._linger()
         elif self.body is None:
-            if self._rest or self.eof or service.closes_idle or not self._reading:
+            if self._rest or self.eof or service.dismisses_idle or not self._reading:
                 self._ready()
             else:
                 self.state = IDLE
@@ -361,10 +363,13 @@ class Connection(Outgoing):
             return
         self.state = IDLE
         self.expires = service.tick + service.keepalive_ticks
-        if self.eof or service.closes_idle:
+        if self.eof:
             self._close()
-        elif not self._reading:
+            return
+        if not self._reading:
             self.resume_reading()
+        if service.dismisses_idle:
+            service.dismiss(self)
 
     def _next(self) -> None:
         if self.state is NEXT:
@@ -428,6 +433,16 @@ class Connection(Outgoing):
         return self._rest
 
     # What the service's sweep and drain call.
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody is owed anything here."""
+        return self.state is IDLE or self.state is CLOSING
+
+    def part(self) -> None:
+        """Another process has the client from now on: let go, without a word."""
+        self.state, self.expires = CLOSED, NEVER
+        self.transport.abort()
 
     def leave(self) -> None:
         """The worker is going: an idle connection ends now."""

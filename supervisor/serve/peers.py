@@ -86,6 +86,11 @@ class Origin:
         self._trust = trust
         self.told = False  # the connection's fields are those of another
 
+    @property
+    def itself(self) -> tuple[Client, Server, str]:
+        """Client, server and scheme of the connection, whoever it has spoken for last."""
+        return self._client, self._server, self._scheme
+
     def look_through(self, connection: Connection, request: Request) -> None:
         """Set the connection's `client`, `server` and `scheme` to what they are for this request."""
         get = request.headers.get  # type: ignore[union-attr]

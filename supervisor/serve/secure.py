@@ -40,6 +40,7 @@ class Handshake(asyncio.Transport):
 class SecureConnection(Connection):
     """Drives one client's decrypted bytes."""
 
+    is_movable = False  # the keys, and what TLS has read ahead, are in this process
     __slots__ = ("_closes_at", "_tls", "tls")
 
     def __init__(self, service: Service, tally: Tally, tls: Tls) -> None:

@@ -11,19 +11,23 @@ import contextvars
 import functools
 import socket
 import ssl
+import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zttp
 
 from supervisor.config.settings import AppSettings, Interface
 from supervisor.kernel.board import Row, private_row
+from supervisor.kernel.channel import Channel
+from supervisor.messages.wire import HandOver
 from supervisor.serve.answer import Stamps
 from supervisor.serve.asgi import AsgiBridge
 from supervisor.serve.farewell import Farewell
 from supervisor.serve.faults import complain
 from supervisor.serve.gate import Gate
+from supervisor.serve.handover import Giver
 from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
@@ -39,9 +43,10 @@ from supervisor.serve.wsgi import WsgiBridge
 
 if TYPE_CHECKING:
     from supervisor.serve.access import AccessLog
-    from supervisor.serve.exchange import Opener
+    from supervisor.serve.exchange import Exchange, Opener
 
 _NAMED_CUTS = 20  # requests given up on that are named one by one
+_SERVERS_KEPT = 256
 
 
 class Service:
@@ -71,11 +76,15 @@ class Service:
         self.stamps = Stamps()
         self.stamps.set(time.time())
         self.draining = False
-        self.closes_idle = False
+        self.dismisses_idle = False  # a connection that becomes idle is not to stay
+        self._closes_idle = False
+        self._giver: Giver | None = None
+        self._is_cut = False
         self._connections: set[Connection | WebSocket] = set()
         self._farewell = Farewell(loop)
         self._trust = Trust(settings.forwarded_allow_ips)
         self._told: dict[Connection, Told] = {}  # by PROXY headers, of connections about to be made
+        self._handed: dict[Connection, HandOver] = {}  # by other workers, of connections about to be made
         self._servers: dict[object, tuple[str, int | None]] = {}
         self._on_empty = on_empty
         self._emptied = False
@@ -138,6 +147,8 @@ class Service:
         """Close what is still open, tell the app, stop the threads."""
         self._farewell.stop()
         self._close_gate()
+        if self._giver is not None:
+            self._giver.close()
         for connection in tuple(self._connections):
             connection.transport.abort()
         self.bridge.close()
@@ -160,6 +171,14 @@ class Service:
         if told is not None and connection is not None:
             self._told[connection] = told
 
+    def adopt(self, sock: socket.socket, handed: HandOver) -> None:
+        """Go on with a connection, non-blocking, that another worker has handed over."""
+        connection = self._attach(sock, self._tally, handed)
+        if connection is not None:
+            self._handed[connection] = handed
+            longest = max(self.limits.keepalive, self.limits.first_byte)
+            connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
+
     async def probe(self, path: str) -> int:
         """The status that GET `path` gets through the whole stack; 0 when there is no answer. Counted nowhere."""
         ours, theirs = socket.socketpair()
@@ -176,50 +195,86 @@ class Service:
                 pass
         return int(answer[9:12]) if answer[:7] == b"HTTP/1." else 0
 
-    def drain(self, linger: float | None) -> None:
-        """Leave: each answer is its connection's last. Idle connections end after `linger` seconds, or, with None, at
-        their own deadline. WebSockets are closed with 1012, spread over that time or over half the drain timeout.
-        `on_empty` is called when no connection and no app code is left."""
+    def drain(self, linger: float | None, outlet: Channel | None = None) -> None:
+        """Leave. Connections between requests, and others once they are, are given to other workers by `outlet`, which
+        is ours from now on. Of those that can't be, and of all without it, each answer is the last, and idle ones end
+        after `linger` seconds, or, with None, at their own deadline. WebSockets are closed with 1012, spread over that
+        time or over half the drain timeout. `on_empty` is called when no connection and no app code is left, and all
+        that was given was taken."""
         self.draining = True
+        self.bridge.draining.set()
+        if outlet is not None:
+            self._giver = Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty)
+            self._giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
+            self.dismisses_idle = True
         sockets = [each for each in self._connections if isinstance(each, WebSocket)]
         self._farewell.begin(sockets, self.settings.drain_timeout / 2 if linger is None else linger)
         if linger is not None:
             self.loop.call_later(linger, self._close_idle)
         self.loop.call_soon(self.check_empty)
 
+    def keep(self, linger: float | None) -> None:
+        """Give nothing to other workers any more: what is still here is drained as without them."""
+        if self._giver is not None:
+            self._giver.close()
+        if linger is not None:
+            self.loop.call_later(linger, self._close_idle)
+        self.check_empty()
+
     def cut(self) -> int:
-        """End everything at once; returns how many requests that has cost."""
-        victims = [exchange for each in self._connections if (exchange := each.exchange) is not None]
-        now = self.loop.time()
-        for exchange in victims[:_NAMED_CUTS]:
-            complain(exchange.method, exchange.request.target, f"cut after {now - exchange.since:.1f} s")
+        """End everything at once, and name it; returns how many requests that has cost."""
+        if self._giver is not None:
+            self._giver.close()
+        requests = [exchange for each in self._connections if (exchange := each.exchange) is not None]
+        self._name_cut(requests)
+        self._is_cut = True
         for connection in tuple(self._connections):
+            if connection.is_quiet:
+                connection.tally.drained()
+            else:
+                connection.tally.cut_connection()
             connection.cut()
         self.bridge.cut()
         self._close_gate()
-        return len(victims)
+        return len(requests)
+
+    def _name_cut(self, requests: Sequence[Exchange]) -> None:
+        """A line for each request, and then for app code that has outlived its answer, as far as there are lines."""
+        now = self.loop.time()
+        lines = [(each, "cut after") for each in requests]
+        lines += [(each, "its app code cut after") for each in self.bridge.live if each not in requests]
+        for exchange, what in lines[:_NAMED_CUTS]:
+            kind = "WebSocket" if exchange.status == 101 else exchange.method
+            complain(kind, exchange.request.target, f"{what} {max(0.0, now - exchange.since):.1f} s")
+        if len(lines) > _NAMED_CUTS:
+            sys.stderr.write(f"holdfast: {len(lines) - _NAMED_CUTS} more were cut\n")
 
     # What connections ask for.
 
     def introduce(self, connection: Connection, scheme: str) -> None:
         """Tell a fresh connection its client and server as ASGI names them. Server addresses are few and are shared."""
-        transport = connection.transport
-        connection.scheme = scheme
-        here = transport.get_extra_info("sockname")
-        server = self._servers.get(here)
-        if server is None:
-            server = (here[0], here[1]) if isinstance(here, tuple) else (str(here or ""), None)
-            if len(self._servers) < 256:
-                self._servers[here] = server
-        peer = transport.get_extra_info("peername")
-        connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-        connection.server = server
+        if self._handed and (handed := self._handed.pop(connection, None)):
+            connection.client, connection.scheme = handed.client, handed.scheme
+            connection.server = handed.server and self._server(handed.server)
+        else:
+            peer = connection.transport.get_extra_info("peername")
+            connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+            connection.scheme = scheme
+            connection.server = self._server(connection.transport.get_extra_info("sockname"))
         if self._told and (told := self._told.pop(connection, None)):
             connection.client = None if told.is_unix else told.source or connection.client
             connection.server = told.destination or connection.server
             connection.scheme = "https" if told.secure else scheme
         if self._trust.covers(connection.client[0] if connection.client else None):
             connection.origin = Origin(connection, self._trust)
+
+    def _server(self, here: object) -> tuple[str, int | None]:
+        server = self._servers.get(here)
+        if server is None:
+            server = (here[0], here[1]) if isinstance(here, tuple) else (str(here or ""), None)
+            if len(self._servers) < _SERVERS_KEPT:
+                self._servers[here] = server
+        return server
 
     def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
         """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain
@@ -235,24 +290,46 @@ class Service:
         if self.draining:
             self._farewell.add(socket)
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether a connection that becomes idle can be given to another worker."""
+        return self._giver is not None and self._giver.is_open
+
+    def dismiss(self, connection: Connection) -> None:
+        """The connection has become idle, and is not to stay."""
+        if self._giver is not None and self._giver.is_open and connection.is_movable:
+            self._giver.offer(connection)
+        elif self._closes_idle:
+            connection.leave()
+
     def forget(self, connection: Connection | WebSocket) -> None:
         """The connection is closed."""
+        if connection not in self._connections:  # it is another worker's
+            return
         self._connections.discard(connection)
         if isinstance(connection, Connection):
             self._told.pop(connection, None)
+            self._handed.pop(connection, None)
         connection.tally.closed()
         if self.draining:
+            if not self._is_cut:
+                connection.tally.drained()
             self.check_empty()
 
     def check_empty(self) -> None:
         """Say once that nothing is left to wait for."""
         waits = self._gate is not None and not self._gate.is_empty
-        if not (self._emptied or waits or self._connections or self.bridge.is_running()):
+        gives = self._giver is not None and not self._giver.is_done
+        if not (self._emptied or waits or gives or self._connections or self.bridge.is_running()):
             self._emptied = True
             self._on_empty()
 
-    def _attach(self, sock: socket.socket, tally: Tally) -> Connection | None:
-        tls = self.tls if sock.family != socket.AF_UNIX else None
+    def _given(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        connection.tally.handed_over()
+
+    def _attach(self, sock: socket.socket, tally: Tally, handed: HandOver | None = None) -> Connection | None:
+        tls = self.tls if sock.family != socket.AF_UNIX and handed is None else None
         connection = Connection(self, tally) if tls is None else SecureConnection(self, tally, tls)
         attaching = self.loop.connect_accepted_socket(lambda: connection, sock, **(self._tls_terms if tls else {}))
         try:
@@ -262,17 +339,18 @@ class Service:
             sock.close()
             return None
         self._connections.add(connection)
-        tally.opened()
+        tally.opened(accepted=handed is None)
         if tls is not None:
             connection.transport = Handshake(waiter)
         waiter.add_done_callback(functools.partial(_attached, connection, attaching))
         return connection
 
     def _close_idle(self) -> None:
-        self.closes_idle = True
+        self._closes_idle = self.dismisses_idle = True
         self._close_gate()
         for connection in tuple(self._connections):
-            connection.leave()
+            if not (self.hands_over and connection.is_movable):
+                connection.leave()
 
     def _close_gate(self) -> None:
         if self._gate is not None:

@@ -19,6 +19,9 @@ _CUT = int(Cell.CUT)
 _ANSWERS_4XX = int(Cell.ANSWERS_4XX)
 _ANSWERS_5XX = int(Cell.ANSWERS_5XX)
 _BAD_REQUESTS = int(Cell.BAD_REQUESTS)
+_HANDED_OVER = int(Cell.HANDED_OVER)
+_DRAINED = int(Cell.DRAINED)
+_CONNECTIONS_CUT = int(Cell.CONNECTIONS_CUT)
 
 
 class Tally:
@@ -35,16 +38,29 @@ class Tally:
         self.finished = row[FINISHED]
         self._on_room = on_room
 
-    def opened(self) -> None:
-        """A connection was taken."""
+    def opened(self, *, accepted: bool = True) -> None:
+        """A connection was taken, from a listening socket or, not `accepted`, from another worker."""
         self.connections += 1
-        self.row[_ACCEPTED] += 1
+        self.row[_ACCEPTED] += accepted
         self.row[_CONNECTIONS] = self.connections
 
     def closed(self) -> None:
         """A connection is gone."""
         self.connections -= 1
         self.row[_CONNECTIONS] = self.connections
+
+    def handed_over(self) -> None:
+        """A connection is another worker's."""
+        self.row[_HANDED_OVER] += 1
+        self.closed()
+
+    def drained(self) -> None:
+        """A connection that was left to a leaving worker has ended as it should."""
+        self.row[_DRAINED] += 1
+
+    def cut_connection(self) -> None:
+        """A connection was ended under its client."""
+        self.row[_CONNECTIONS_CUT] += 1
 
     def start(self) -> None:
         """A request's head was read."""

@@ -1,6 +1,6 @@
 """Names for requests: `X-Request-ID` and `traceparent`, taken from those who may give them, or made.
 
-Invariant: nobody pays for a name that nobody asks for. A `Trace` is made with each request and is two references; it
+Invariant: nobody pays for a name that nobody asks for. A `Trace` is made with each request and is three references; it
 looks at the head, or makes a name, when it is asked first, and keeps to its answer from then on.
 
 Sources: W3C Trace Context, section 3.2; no standard has X-Request-ID.
@@ -12,20 +12,21 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from zttp import Request
 
 if TYPE_CHECKING:
-    from typing import Any
+    import asyncio
+    import threading
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 _TAILS = [f"{number:02x}" for number in range(256)]
 
-KEYS = ("request_id", "traceparent")
+KEYS = ("request_id", "traceparent", "draining")
 
 
 def _batch(_: None) -> Iterator[str]:
@@ -49,18 +50,21 @@ os.register_at_fork(after_in_child=_renew)  # two workers must not go on with th
 
 
 class Trace(msgspec.Struct, weakref=False):
-    """A mapping of `request_id` and `traceparent`, for one request. `trusted`: its peer may name it."""
+    """A mapping of `request_id`, `traceparent` and `draining`, for one request. `trusted`: its peer may name it."""
 
     request: Request
     trusted: bool
+    draining: asyncio.Event | threading.Event  # set once the worker leaves; all its requests share it
     name: str = ""
     parent: str = ""
 
-    def __getitem__(self, key: str) -> str:
+    def __getitem__(self, key: str) -> Any:
         if key == "request_id":
             return self.name or self._name()
         if key == "traceparent":
             return self.parent or self._parent()
+        if key == "draining":
+            return self.draining
         raise KeyError(key)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -92,7 +96,7 @@ class Trace(msgspec.Struct, weakref=False):
     def _parent(self) -> str:
         self.parent = self._given_parent() if self.trusted else ""
         if not self.parent:
-            name = self["request_id"]
+            name = self.name or self._name()
             trace = name if _TRACE_ID.fullmatch(name) else next(_ids)
             self.parent = f"00-{trace}-{next(_ids)[14:30]}-00"
         return self.parent

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from zttp import Request
@@ -74,8 +75,8 @@ class Upgrade(Answer):
         super().__init__("GET", False, False)
         self.method = "GET"
         self.request = request
-        self.trace = Trace(request, connection.origin is not None)
-        self.since = bridge.loop.time()
+        self.trace = Trace(request, connection.origin is not None, bridge.draining)
+        self.since = monotonic()
         self.holds_body = False
         self._bridge = bridge
         self._connection = connection

@@ -41,6 +41,7 @@ OPEN, CLOSING, PARTED, CLOSED = Phase
 class WebSocket(asyncio.Protocol):
     """The transport's protocol after the 101, and in the connection's place for the service."""
 
+    is_movable = False
     __slots__ = (
         "_awaits_pong",
         "_framing",
@@ -127,6 +128,11 @@ class WebSocket(asyncio.Protocol):
         self._inbox.wake()
 
     # What the service calls.
+
+    @property
+    def is_quiet(self) -> bool:
+        """The client was told of the end."""
+        return self.phase is not OPEN
 
     def leave(self) -> None:
         """The worker is going: the client should come back, to another."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import sys
+import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ class WsgiBridge:
         self.service = service
         self.inline = settings.threads == 1
         self.pool = Pool(settings.threads, service.loop, settings.name)
-        self.environs = Templates(sys.stderr, settings)
+        self.draining = threading.Event()  # the worker leaves: long answers had better come to an end
+        self.environs = Templates(sys.stderr, settings, self.draining)
         self.live: set[WsgiExchange] = set()  # submitted and not over
         self.open = functools.partial(WsgiExchange, self)
 
@@ -109,7 +111,7 @@ class WsgiExchange(Answer):
         self.method = METHODS.get(request.method) or request.method.decode("ascii")
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
-        self.trace = Trace(request, connection.origin is not None)
+        self.trace = Trace(request, connection.origin is not None, bridge.draining)
         self.since = bridge.service.loop.time()
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
@@ -389,7 +391,7 @@ class WsgiExchange(Answer):
             return
         self.status = 500
         connection = self._connection
-        self.keep = self.keep and connection.body is None and not connection.service.draining
+        self.keep = self.keep and connection.body is None and not connection.must_close(self)
         data = plain(500, "", connection.service.stamps, keep=self.keep, head_only=self.method == "HEAD")
         self._put(data, True)
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Exchange:
         self.request = request
         self.method = request.method.decode()
         self.since = since
-        self.trace = Trace(request, trusted=True)
+        self.trace = Trace(request, True, threading.Event())
 
     def answered(self) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Pid: 7\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ class Done:
         self.method = request.method.decode()
         self.status = 200
         self.sent = sent
-        self.trace = Trace(request, True)
+        self.trace = Trace(request, True, threading.Event())
 
     def answered(self) -> bytes:
         return b"HTTP/1.1 200 OK\r\nX-Pid: 7\r\n"

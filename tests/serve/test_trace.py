@@ -23,11 +23,12 @@ def trace(*lines: str, trusted: bool = True) -> Trace:
     head = "".join(f"{line}\r\n" for line in ("GET / HTTP/1.1", "Host: x", *lines)) + "\r\n"
     request = zttp.Connection(zttp.SERVER).receive_event(head.encode("latin-1"))
     assert isinstance(request, zttp.Request)
-    return Trace(request, trusted)
+    return Trace(request, trusted, threading.Event())
 
 
 def test_a_trusted_peers_names_are_taken() -> None:
-    assert dict(trace("X-Request-ID: a-1", f"traceparent: {PARENT}")) == {"request_id": "a-1", "traceparent": PARENT}
+    told = trace("X-Request-ID: a-1", f"traceparent: {PARENT}")
+    assert dict(told) == {"request_id": "a-1", "traceparent": PARENT, "draining": told.draining}
 
 
 def test_without_a_request_id_the_trace_is_the_request() -> None:
@@ -64,8 +65,8 @@ def test_a_name_that_is_malformed_is_made_anew(line: str) -> None:
 def test_a_trace_is_a_mapping_that_keeps_to_its_answer() -> None:
     told = trace()
     assert told["request_id"] == told.get("request_id") == dict(told)["request_id"]
-    assert list(told) == ["request_id", "traceparent"]
-    assert len(told) == 2
+    assert list(told) == ["request_id", "traceparent", "draining"]
+    assert len(told) == 3
     assert "request_id" in told
     assert "other" not in told
     assert told.get("other", 5) == 5
@@ -101,12 +102,14 @@ def test_names_made_by_many_threads_and_after_a_fork_are_different() -> None:
 
 async def tell(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": json.dumps(dict(scope["extensions"]["holdfast"])).encode()})
+    await send(
+        {"type": "http.response.body", "body": json.dumps(dict(scope["extensions"]["holdfast"]), default=repr).encode()}
+    )
 
 
 def wsgi_tell(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     start_response("200 OK", [])
-    return [json.dumps(dict(environ["holdfast.trace"])).encode()]
+    return [json.dumps(dict(environ["holdfast.trace"]), default=repr).encode()]
 
 
 @pytest.mark.parametrize(("app", "interface"), [(tell, "asgi"), (wsgi_tell, "wsgi")])

@@ -40,7 +40,7 @@ def test_the_scope_has_every_key_with_its_type() -> None:
         assert read_all(sock).startswith(b"HTTP/1.1 500 ")
         scope = seen[0]
         assert (b"upgrade", b"websocket") in scope.pop("headers")
-        assert list(scope["extensions"].pop("holdfast")) == ["request_id", "traceparent"]
+        assert list(scope["extensions"].pop("holdfast")) == ["request_id", "traceparent", "draining"]
         assert scope == {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.5"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from typing import Any
@@ -517,7 +518,7 @@ def test_neither_client_nor_app_keeps_a_leaving_worker_beyond_the_cut() -> None:
     assert len(ended) == 1
 
 
-def test_a_cut_without_a_farewell_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_without_a_farewell_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
         await asyncio.Event().wait()
@@ -527,7 +528,7 @@ def test_a_cut_without_a_farewell_makes_no_noise(capfd: pytest.CaptureFixture[st
         eventually(lambda: is_idle(server))
         with contextlib.suppress(ConnectionResetError):
             assert client.ended()
-    assert capfd.readouterr().err == ""
+    assert re.fullmatch(r"holdfast: WebSocket /chat\?room=1: its app code cut after 0\.\d s\n", capfd.readouterr().err)
 
 
 def test_a_reset_is_an_end_like_any_other(capfd: pytest.CaptureFixture[str]) -> None:
