@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import threading
@@ -281,6 +282,25 @@ def test_a_large_upload_and_a_slow_reader_keep_every_byte(papers: Papers) -> Non
         client.sendall(head + body)
         answer = read_all(client)
     assert answer.partition(b"\r\n\r\n")[2] == b"POST /p " + body
+
+
+@pytest.mark.parametrize("size", [5, 8 << 20])
+def test_a_file_is_sent_over_tls_and_the_connection_is_kept(papers: Papers, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.pathsend", "path": str(path)})
+
+    with served(papers, app) as harness, dialled(harness, papers.client()) as client:
+        for _ in range(2):
+            client.sendall(REQUEST)
+            head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
+            assert b"content-length: %d" % size in head
+            while len(body) < size:
+                body += client.recv(65536)
+            assert body == path.read_bytes()
 
 
 def test_a_refused_upload_still_gets_its_answer(papers: Papers) -> None:
