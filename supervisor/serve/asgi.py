@@ -46,6 +46,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # A name of its own for each task would have to be rendered; and an eager task needs no turn of the loop to begin.
 _TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.version_info >= (3, 12) else {})
 
+_PIECE = 64  # bytes of memory that a piece of a body takes besides its own
+
 
 class AsgiBridge:
     """What all requests to one ASGI app share."""
@@ -144,11 +146,11 @@ class AsgiExchange(ExtendedAnswer):
     def feed(self, data: bytes, done: bool) -> None:
         self.holds_body = False
         self._body_done = done
+        pieces = self._pieces
         if data:
-            self._pieces.append(data)
-        connection = self._connection
-        if not done and sum(map(len, self._pieces)) > connection.service.limits.read_ahead:
-            connection.pause_reading()
+            pieces.append(data)
+        if not done and sum(map(len, pieces)) + len(pieces) * _PIECE > self._connection.service.limits.read_ahead:
+            self._connection.pause_reading()
         self._wake()
 
     def writable(self) -> None:

@@ -459,6 +459,25 @@ def test_http_1_0_streams_until_the_close() -> None:
         assert data.endswith(b"\r\n\r\nonetwo")
 
 
+def test_a_body_in_tiny_pieces_is_paused_before_its_pieces_outweigh_it() -> None:
+    go = threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.to_thread(go.wait, 10)
+        await answer(send, b"%d" % len((await receive())["body"]))
+
+    with Harness(http(app), limits=Limits(read_ahead=6500)) as server, server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n")
+        eventually(lambda: server.service.inflight)
+        (connection,) = server.service._connections
+        for _ in range(101):
+            assert connection.transport.is_reading()
+            server.call(lambda: connection.data_received(b"x"))
+        assert not connection.transport.is_reading()
+        go.set()
+        assert read_until(sock, b"101").endswith(b"101")
+
+
 def test_an_echo_streams_both_ways_at_once() -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
