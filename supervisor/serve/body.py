@@ -107,7 +107,7 @@ class ChunkedBody:
             if not size or left < 0 or data[end : end + 2] != b"\r\n":
                 break
             left += _CREDIT * size
-            budget = (left if left < limit else limit) - 2
+            budget = min(left, limit) - 2
             pieces.append(data[start:end])
             at = end + 2
         self._budget = budget

@@ -10,6 +10,7 @@ passed by a handful of comparisons, everything unusual takes the slow path.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -46,13 +47,15 @@ METHODS: dict[bytes, str] = {
 
 _METHOD = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]+")
 _LINE_START = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?: |\Z)")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-\xff]+ HTTP/([0-9])\.([0-9])")
 _REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+"
-_IP_LITERAL = rb"\[(?:[0-9A-Fa-f:.]{2,45}|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\]"
-_HOST = re.compile(rb"(" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::([0-9]{0,5}))?")
+_IP_FUTURE = rb"\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\]"
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(" + _IP_FUTURE + rb"|" + _REG_NAME + rb"))(?::([0-9]{0,5}))?")
+_MAX_NAME = 255  # bytes of a host (RFC 3986 section 3.2.2)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_CODING_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[\t -~]*)?")
 _LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _MAX_DIGITS = 19  # of a Content-Length: all that 64 bits surely hold, and `int` takes
 
@@ -68,7 +71,7 @@ known_hosts: set[bytes | None] = set()  # valid ones seen lately
 def is_host(value: bytes) -> bool:
     """Whether a Host field holds `uri-host [":" port]`; an empty one is legal only where the target has no authority,
     which nobody serves, so it is refused."""
-    if not _HOST.fullmatch(value) or len(value) > 300:
+    if split_host(value) is None:
         return False
     if len(known_hosts) >= 1024:
         known_hosts.clear()
@@ -79,10 +82,21 @@ def is_host(value: bytes) -> bool:
 def split_host(value: bytes) -> tuple[str, int | None] | None:
     """Host, without an IPv6 address's brackets, and port of a Host field; None when it is not one."""
     match = _HOST.fullmatch(value)
-    if match is None or len(value) > 300:
+    if match is None:
         return None
-    port = int(match[2]) if match[2] else None
-    return None if port is not None and port > 65535 else (match[1].decode("ascii").strip("[]"), port)
+    address, name, digits = match.groups()
+    port = int(digits) if digits else None
+    if (port or 0) > 65535 or (len(name) > _MAX_NAME if address is None else not _is_ipv6(address)):
+        return None
+    return (address or name.strip(b"[]")).decode("ascii"), port
+
+
+def _is_ipv6(text: bytes) -> bool:
+    try:
+        ipaddress.IPv6Address(text.decode("ascii"))
+    except ValueError:
+        return False
+    return True
 
 
 def judge(request: Request) -> Target | Refusal | None:
@@ -131,9 +145,18 @@ def _judge_framing(request: Request, headers: HeaderBlock) -> Refusal | None:
         return None
     if request.http_version == b"1.0":
         return Refusal(400, "HTTP/1.0 has no Transfer-Encoding")
-    if len(codings) > 1 or codings[0].lower() != b"chunked":
-        return Refusal(501, "the only transfer coding known here is chunked")
-    return None
+    return _judge_codings(codings)
+
+
+def _judge_codings(codings: list[bytes]) -> Refusal | None:
+    """501 is for what is not known here (RFC 9112 section 6.1), 400 for what nobody can know the end of because chunked
+    is not the last (section 6.3), and for a list that some readers would mend."""
+    names = [name.strip(b" \t").lower() for name in b",".join(codings).split(b",")]
+    if names == [b"chunked"]:
+        return None
+    if b"chunked" in names[:-1] or not all(map(_CODING_NAME.fullmatch, names)):
+        return Refusal(400, "malformed Transfer-Encoding")
+    return Refusal(501, "the only transfer coding known here is chunked")
 
 
 def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | None:
@@ -185,8 +208,8 @@ def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
     if data != b"\r" and not _LINE_START.match(data, 0, line):
         return Refusal(400, "this is TLS, and the port is for plain HTTP" if data[0] == TLS else "this is not HTTP")
     is_long = len(data) >= line and data.find(b"\r\n", 0, line) < 0
-    if _BARE_LF.search(data, max(fresh - 1, 0), line if is_long else limits.head + 1):
-        return Refusal(400, "a line ends without CR")
+    if _BARE.search(data, max(fresh - 1, 0), line if is_long else limits.head + 1):
+        return Refusal(400, "a CR or LF that is no line's end")
     if is_long:
         return Refusal(414, "the request line is too long")
     if len(data) > limits.head:
@@ -211,6 +234,6 @@ def refusal_of(head: bytes, oversized: bool) -> Refusal:
     if oversized:
         return Refusal(431, "the head has too many or too large fields")
     codings = _CODING.findall(head)
-    if codings and not _LENGTH.search(head) and codings[-1].strip().lower() != b"chunked":
-        return Refusal(501, "the only transfer coding known here is chunked")
+    if codings and not _LENGTH.search(head) and (refusal := _judge_codings(codings)):
+        return refusal
     return Refusal(400, "malformed header or ambiguous framing")
