@@ -53,6 +53,9 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     ws_ping_timeout: float = 20.0
     ws_deflate: bool = True
     surge: int = 1
+    bake: float = 2.0
+    canary_share: float | None = None  # of all requests; None: an even one
+    keep_previous: bool = True
     access_log: str | None = None
     access_log_format: str = "auto"  # combined or json, as log_format says; or one of these; or a format with atoms
 

@@ -135,6 +135,21 @@ def seconds(positive: bool = False) -> Parser:
     return parse
 
 
+def parse_share(value: object) -> float | None:
+    """`auto` (None: an even one), or a part of the whole: 0.05 or 5%."""
+    if value == "auto":
+        return None
+    text = str(value).strip() if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+    number, scale = (text[:-1], 100.0) if text.endswith("%") else (text, 1.0)
+    try:
+        share = float(number) / scale
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise ValueError(f"auto, or a share between 0 and 1 such as 0.05 or 5%, not {shown(value)}")
+    return share
+
+
 def parse_switch(value: object) -> bool:
     """`on` or `off`; also true and false, as TOML has them."""
     if isinstance(value, bool):

@@ -4,6 +4,7 @@ Invariants:
 - A slot wants one generation, or none. Its *holder* serves; its *heir* is the new worker that will take its place.
 - New first: a serving holder is drained only once its heir is ready. Nothing but a crash or a stop leaves a slot
   without a holder while its replacement boots.
+- An heir on trial never takes the holder's place by itself: not when it is ready, and not when the holder dies.
 - A dead worker's slot is filled again at once, then with growing delays (`backoff`); no other slot is touched by it.
 - Recycling (memory, requests) never doubles or empties a second slot of the app while another is in motion.
 - Every worker that was spawned is accounted for until `Gone` is reported: as holder, as heir, or among the leaving.
@@ -26,6 +27,7 @@ from supervisor.fleet.records import (
     Event,
     Fleet,
     Gone,
+    Joined,
     Kill,
     Outcome,
     Recycle,
@@ -36,6 +38,7 @@ from supervisor.fleet.records import (
     Spawn,
     Terms,
     Tick,
+    Try,
     Want,
     Worker,
 )
@@ -67,8 +70,9 @@ def next_wake(fleet: Fleet) -> float | None:
 
 
 def generations(fleet: Fleet) -> set[int]:
-    """The generations that some slot wants: their spawners must stay."""
-    return {slot.want for slot in fleet.slots.values() if slot.want is not None}
+    """The generations that some slot wants or tries: their spawners must stay."""
+    wanted = {slot.want for slot in fleet.slots.values()} | {slot.trial for slot in fleet.slots.values()}
+    return {generation for generation in wanted if generation is not None}
 
 
 def standing(fleet: Fleet) -> AppState:
@@ -90,13 +94,18 @@ def _want(fleet: Fleet, event: Want, _now: float) -> Outcome:
         if slot.want != want or slot.removed:
             # What failed in another generation says nothing about this one.
             slot = replace(slot, want=want, failures=0, retry_at=0.0, replace_why="", removed=False)
-        fleet = _put(fleet, slot)
+        fleet = _put(fleet, replace(slot, trial=None))
     return fleet, []
+
+
+def _try(fleet: Fleet, event: Try, _now: float) -> Outcome:
+    slot = fleet.slots.get(event.slot, Slot(event.slot))
+    return _put(fleet, replace(slot, trial=event.generation)), []
 
 
 def _remove(fleet: Fleet, event: Remove, _now: float) -> Outcome:
     for number in event.slots & set(fleet.slots):
-        fleet = _put(fleet, replace(fleet.slots[number], want=None, removed=True))
+        fleet = _put(fleet, replace(fleet.slots[number], want=None, trial=None, removed=True))
     return fleet, []
 
 
@@ -108,16 +117,12 @@ def _ready(fleet: Fleet, event: BecameReady, now: float) -> Outcome:
     slot = _find(fleet, event.worker)
     if slot is None:
         return fleet, []
-    told: list[Command] = []
     if slot.holder is not None and slot.holder.id == event.worker:
-        slot = replace(slot, holder=replace(slot.holder, ready_at=now))
-    elif slot.heir is not None:
-        heir, old = replace(slot.heir, ready_at=now), slot.holder
-        if old is not None:
-            told.append(Drain(old.id, slot.replace_why or f"replaced by generation {heir.generation}"))
-            fleet = _leave(fleet, replace(old, deadline=now + fleet.drain_timeout + LEAVE_GRACE))
-        slot = replace(slot, holder=heir, heir=None, replace_why="")
-    return _put(fleet, slot), told
+        return _put(fleet, replace(slot, holder=replace(slot.holder, ready_at=now))), []
+    assert slot.heir is not None
+    slot = replace(slot, heir=replace(slot.heir, ready_at=now))
+    joined: list[Command] = [Joined(slot.number, slot.trial)] if slot.trial is not None else []
+    return _put(fleet, slot), joined
 
 
 def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
@@ -130,14 +135,17 @@ def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
     is_holder = slot.holder is not None and slot.holder.id == event.worker
     dead = slot.holder if is_holder else slot.heir
     assert dead is not None
-    slot = replace(slot, holder=slot.heir, heir=None) if is_holder else replace(slot, heir=None)
+    was_ready = dead.ready_at is not None
+    if not is_holder and slot.trial is not None:
+        over = Died(dead.id, slot.number, dead.generation, event.reason, was_ready, 1, None)
+        return _put(fleet, replace(slot, heir=None, trial=None)), [over]
+    slot = replace(slot, holder=None) if is_holder else replace(slot, heir=None)
     served = 0.0 if dead.ready_at is None else now - dead.ready_at
     failures = count(slot.failures, served)
     wait = delay(failures, event.chance)
     slot = replace(slot, failures=failures, retry_at=now + wait if wait else 0.0)
     if is_holder:
         slot = replace(slot, replace_why="")
-    was_ready = dead.ready_at is not None
     died = Died(dead.id, slot.number, dead.generation, event.reason, was_ready, failures, wait)
     return _put(fleet, slot), [died]
 
@@ -177,6 +185,7 @@ def _overdue(worker: Worker | None, now: float) -> Worker | None:
 
 _HANDLERS: dict[type[Any], Callable[[Fleet, Any, float], Outcome]] = {
     Want: _want,
+    Try: _try,
     Remove: _remove,
     Terms: _terms,
     BecameReady: _ready,
@@ -191,10 +200,13 @@ def _reconcile(fleet: Fleet, now: float) -> Outcome:
     commands: list[Command] = []
     for number in sorted(fleet.slots):
         slot = fleet.slots[number]
-        if slot.want is None:
+        if slot.want is None and slot.trial is None:
             fleet, done = _empty(fleet, slot, now)
         else:
-            fleet, done = _fill(fleet, slot, slot.want, now)
+            fleet, dismissed = _dismiss(fleet, slot, now)
+            fleet, placed = _place(fleet, fleet.slots[number], now)
+            fleet, spawned = _fill(fleet, fleet.slots[number], now)
+            done = dismissed + placed + spawned
         commands += done
     kept = {number: slot for number, slot in fleet.slots.items() if not slot.removed}
     return replace(fleet, slots=kept), commands
@@ -216,24 +228,61 @@ def _empty(fleet: Fleet, slot: Slot, now: float) -> Outcome:
     return _put(fleet, replace(slot, holder=None, heir=None, replace_why="")), commands
 
 
-def _fill(fleet: Fleet, slot: Slot, want: int, now: float) -> Outcome:
+def _dismiss(fleet: Fleet, slot: Slot, now: float) -> Outcome:
+    """One that has not served anyone yet, of a generation no longer wanted, is not worth waiting for; nor is an heir
+    whose trial is over."""
     commands: list[Command] = []
-    for role, worker in (("holder", slot.holder), ("heir", slot.heir)):
-        # One that has not served anyone yet, of a generation no longer wanted, is not worth waiting for.
-        if worker is not None and worker.ready_at is None and worker.generation != want:
-            if not worker.doomed:
-                commands.append(Kill(worker.id, "no longer wanted"))
-            fleet = _leave(fleet, replace(worker, doomed=True))
-            slot = replace(slot, holder=None) if role == "holder" else replace(slot, heir=None)
-    if slot.holder is None and slot.heir is not None:
-        slot = replace(slot, holder=slot.heir, heir=None)
+    heir_of = slot.want if slot.trial is None else slot.trial
+    holder, heir = slot.holder, slot.heir
+    if holder is not None and holder.generation != slot.want and holder.ready_at is None:
+        fleet, done = _see_off(fleet, holder, "", now)
+        commands, slot = commands + done, replace(slot, holder=None)
+    if heir is not None and heir.generation != heir_of:
+        fleet, done = _see_off(fleet, heir, "its release is given up", now)
+        commands, slot = commands + done, replace(slot, heir=None)
+    return _put(fleet, slot), commands
+
+
+def _see_off(fleet: Fleet, worker: Worker, why: str, now: float) -> Outcome:
+    """Drained when it serves, else killed."""
+    if worker.is_ready:
+        return _leave(fleet, replace(worker, deadline=now + fleet.drain_timeout + LEAVE_GRACE)), [Drain(worker.id, why)]
+    kill: list[Command] = [] if worker.doomed else [Kill(worker.id, "no longer wanted")]
+    return _leave(fleet, replace(worker, doomed=True)), kill
+
+
+def _place(fleet: Fleet, slot: Slot, now: float) -> Outcome:
+    """An heir that is not on trial becomes the holder: of an empty slot at once, else when it is ready."""
+    holder, heir = slot.holder, slot.heir
+    if slot.trial is not None or heir is None or (holder is not None and not heir.is_ready):
+        return fleet, []
+    told: list[Command] = []
+    if holder is not None:
+        told.append(Drain(holder.id, slot.replace_why or f"replaced by generation {heir.generation}"))
+        fleet = _leave(fleet, replace(holder, deadline=now + fleet.drain_timeout + LEAVE_GRACE))
+        slot = replace(slot, replace_why="")
+    return _put(fleet, replace(slot, holder=heir, heir=None)), told
+
+
+def _fill(fleet: Fleet, slot: Slot, now: float) -> Outcome:
+    """Spawn who is missing. A worker on trial has no earlier attempts to wait for."""
+    commands: list[Command] = []
     if slot.lacks_worker and slot.retry_at <= now:
-        fresh = Worker(fleet.next_id, slot.number, want, now + fleet.boot_timeout)
-        fleet = replace(fleet, next_id=fleet.next_id + 1)
+        assert slot.want is not None
+        fleet, fresh = _spawn(fleet, slot.number, slot.want, now)
         slot = replace(slot, holder=fresh) if slot.holder is None else replace(slot, heir=fresh)
         slot = replace(slot, retry_at=0.0)
-        commands.append(Spawn(fresh.id, slot.number, want))
+        commands.append(Spawn(fresh.id, slot.number, fresh.generation))
+    if slot.trial is not None and slot.heir is None:
+        fleet, fresh = _spawn(fleet, slot.number, slot.trial, now)
+        slot = replace(slot, heir=fresh)
+        commands.append(Spawn(fresh.id, slot.number, fresh.generation))
     return _put(fleet, slot), commands
+
+
+def _spawn(fleet: Fleet, slot: int, generation: int, now: float) -> tuple[Fleet, Worker]:
+    fresh = Worker(fleet.next_id, slot, generation, now + fleet.boot_timeout)
+    return replace(fleet, next_id=fleet.next_id + 1), fresh
 
 
 def _find(fleet: Fleet, worker: int) -> Slot | None:

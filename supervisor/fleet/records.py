@@ -37,13 +37,14 @@ class Slot(Struct, frozen=True):
     failures: int = 0
     retry_at: float = 0.0
     replace_why: str = ""  # the holder is to be replaced although its generation is the wanted one
+    trial: int | None = None  # the heir is of this generation, and serves beside the holder until more is decided
     removed: bool = False  # wanted by nobody any more, not even as a stopped one
 
     @property
     def is_settled(self) -> bool:
         """Served by a ready worker of the wanted generation, with nobody on the way in."""
         holder = self.holder
-        if holder is None or self.heir is not None or self.replace_why:
+        if holder is None or self.heir is not None or self.replace_why or self.trial is not None:
             return False
         return holder.is_ready and holder.generation == self.want
 
@@ -53,8 +54,12 @@ class Slot(Struct, frozen=True):
 
     @property
     def lacks_worker(self) -> bool:
-        """A worker has to be spawned, now or once `retry_at` has come."""
-        if self.want is None or self.heir is not None:
+        """A worker of the wanted generation has to be spawned, now or once `retry_at` has come."""
+        if self.want is None:
+            return False
+        if self.trial is not None:
+            return self.holder is None
+        if self.heir is not None:
             return False
         return self.holder is None or self.holder.generation != self.want or bool(self.replace_why)
 
@@ -76,6 +81,16 @@ class Want(Struct, frozen=True):
     """Each of these slots shall be served by that generation, or (None) by nobody. Unknown numbers are added."""
 
     slots: Mapping[int, int | None]
+
+
+class Try(Struct, frozen=True):
+    """Have a worker of this generation serve beside the slot's holder until the next `Want`: it is on trial.
+
+    `Want` of its generation makes it the holder; of any other ends the trial, as does its own end, once and for all.
+    """
+
+    slot: int
+    generation: int
 
 
 class Remove(Struct, frozen=True):
@@ -117,7 +132,7 @@ class Tick(Struct, frozen=True):
     """Time has passed."""
 
 
-Event = Want | Remove | Terms | BecameReady | Gone | Recycle | Tick
+Event = Want | Try | Remove | Terms | BecameReady | Gone | Recycle | Tick
 
 # Commands
 
@@ -159,8 +174,15 @@ class Settled(Struct, frozen=True):
     generation: int
 
 
+class Joined(Struct, frozen=True):
+    """Tell: the worker on trial is ready and serves beside the slot's holder."""
+
+    slot: int
+    generation: int
+
+
 class Died(Struct, frozen=True):
-    """Tell: a worker that was to serve is gone; the slot tries again in `retry_in` seconds."""
+    """Tell: a worker that was to serve is gone; the slot tries again in `retry_in` seconds, or (None) does not."""
 
     worker: int
     slot: int
@@ -168,8 +190,8 @@ class Died(Struct, frozen=True):
     reason: str
     was_ready: bool
     failures: int
-    retry_in: float
+    retry_in: float | None
 
 
-Command = Spawn | Drain | Kill | Recycling | Settled | Died
+Command = Spawn | Drain | Kill | Recycling | Settled | Joined | Died
 Outcome = tuple[Fleet, list[Command]]

@@ -5,41 +5,100 @@ Invariant: no total ever goes backwards: what a worker had counted is folded in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from supervisor.kernel.board import Cell
+from msgspec import Struct
+
+from supervisor.kernel.board import Cell, Row
 from supervisor.master.worker import Worker
 from supervisor.messages.status import Totals
+from supervisor.watch.evidence import Answers
+
+
+class Counts(Struct, frozen=True):
+    """Of one worker or several. `reset`: requests that were under way in workers that died."""
+
+    requests: int = 0
+    completed: int = 0
+    cut: int = 0
+    reset: int = 0
+    errors: int = 0
+    shed: int = 0
+    handed_over: int = 0
+    drained: int = 0
+    connections_cut: int = 0
+
+    @classmethod
+    def of(cls, row: Row) -> Counts:
+        """A living worker's, now."""
+        return cls(
+            requests=row[Cell.STARTED],
+            completed=row[Cell.FINISHED],
+            cut=row[Cell.CUT],
+            errors=row[Cell.ANSWERS_5XX],
+            shed=row[Cell.SHED],
+            handed_over=row[Cell.HANDED_OVER],
+            drained=row[Cell.DRAINED],
+            connections_cut=row[Cell.CONNECTIONS_CUT],
+        )
+
+    @classmethod
+    def of_dead(cls, worker: Worker) -> Counts:
+        """All that a worker leaves behind."""
+        return cls.of(worker.row) + cls(reset=worker.inflight)
+
+    @property
+    def answers(self) -> Answers:
+        """What the app has answered; an answer that broke off is an error, too."""
+        return Answers(self.completed + self.cut, self.errors + self.cut)
+
+    def __add__(self, more: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(more, name) for name in self.__struct_fields__))
+
+    def __sub__(self, less: Counts) -> Counts:
+        return Counts(*(getattr(self, name) - getattr(less, name) for name in self.__struct_fields__))
 
 
 class Accounts:
-    """Sums of the dead; `totals` adds the living."""
+    """Sums of the dead, in all and by generation; the living are added when they are asked for."""
 
     def __init__(self) -> None:
-        self._requests = 0
-        self._shed = 0
-        self._lost = 0
+        self._dead: dict[int, Counts] = {}
+        self._forgotten = Counts()  # of generations that nobody asks for any more
         self.restarts = 0
         self.by_slot: dict[int, int] = {}  # restarts
 
     def fold(self, worker: Worker) -> int:
         """Take over an ended worker's counters; returns how many requests were lost with it."""
-        lost = worker.row[Cell.CUT] + worker.inflight
-        self._requests += worker.row[Cell.STARTED]
-        self._shed += worker.row[Cell.SHED]
-        self._lost += lost
-        return lost
+        left = Counts.of_dead(worker)
+        self._dead[worker.generation] = self._dead.get(worker.generation, Counts()) + left
+        return left.cut + left.reset
+
+    def keep_only(self, generations: Collection[int]) -> None:
+        """The others need not be told apart any more."""
+        for generation in self._dead.keys() - set(generations):
+            self._forgotten += self._dead.pop(generation)
 
     def restarted(self, slot: int) -> None:
         """A worker died that was to serve."""
         self.restarts += 1
         self.by_slot[slot] = self.by_slot.get(slot, 0) + 1
 
+    def of(self, generation: int, workers: Iterable[Worker]) -> Counts:
+        """One generation's, of its dead and of those among the living `workers`."""
+        living = (worker for worker in workers if worker.generation == generation)
+        return _sum(living, self._dead.get(generation, Counts()))
+
+    def all(self, living: Iterable[Worker]) -> Counts:
+        """Of everybody there ever was."""
+        return _sum(living, sum(self._dead.values(), self._forgotten))
+
     def totals(self, living: Iterable[Worker]) -> Totals:
-        rows = [worker.row for worker in living]
+        counts = self.all(living)
         return Totals(
-            requests=self._requests + sum(row[Cell.STARTED] for row in rows),
-            shed=self._shed + sum(row[Cell.SHED] for row in rows),
-            lost=self._lost + sum(row[Cell.CUT] for row in rows),
-            restarts=self.restarts,
+            requests=counts.requests, shed=counts.shed, lost=counts.cut + counts.reset, restarts=self.restarts
         )
+
+
+def _sum(living: Iterable[Worker], dead: Counts) -> Counts:
+    return sum((Counts.of(worker.row) for worker in living), dead)

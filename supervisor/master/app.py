@@ -21,16 +21,18 @@ from supervisor.kernel.board import Board
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
+from supervisor.master.book import Book
 from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
 from supervisor.master.generations import Releases
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
 from supervisor.master.releases import Release, wanted_workers
+from supervisor.master.trial import Trial
 from supervisor.master.vitals import Sampler
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState
-from supervisor.messages.wire import FromWorker, Imported, Ready, Recovered, Saturated
+from supervisor.messages.wire import FromWorker, Imported, Probed, Ready, Recovered, Saturated
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
@@ -68,10 +70,12 @@ class App:
         self.listeners = Listeners()
         self.access = AccessFiles()
         self.accounts = Accounts()
+        self.book = Book(self.accounts)
         self.sampler = Sampler()
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
+        self.trial = Trial(self, reactor)
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
 
@@ -155,7 +159,7 @@ class App:
         slots = tuple(number for number in range(1, self._next_count + 1) if number not in self.held)
         self.engine.post(
             seats.Terms(settings.boot_timeout, settings.drain_timeout),
-            rolls.Reload(self.generation, slots, settings.surge),
+            rolls.Reload(self.generation, slots, settings.surge, settings.bake),
         )
         return self.generation
 
@@ -247,6 +251,10 @@ class App:
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
             self._was_up = True
+            worker.interface = message.interface
+            slot = self.engine.fleet.slots.get(worker.slot)
+            if slot is not None and slot.trial == worker.generation:
+                self.trial.admit(worker)
             worker.admit()
             self.news.ready(worker, self._reactor.now() - worker.began)
             self.engine.post(seats.BecameReady(worker.number))
@@ -254,11 +262,14 @@ class App:
             self.news.saturated(worker, message.why)
         elif isinstance(message, Recovered):
             self.news.recovered(worker, message.seconds)
+        elif isinstance(message, Probed):
+            self.trial.probed(worker, message.status)
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
         self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
+        self.book.ended(worker)
         seconds = self._reactor.now() - worker.began
         failure = worker.boot_failure
         if failure is not None and failure.kind == "import" and self._is_first_start(worker.generation):
@@ -280,12 +291,16 @@ class App:
             self._kill(command)
         elif isinstance(command, seats.Settled):
             self.engine.post(rolls.Settled(command.slot, command.generation))
+        elif isinstance(command, seats.Joined):
+            self.engine.post(rolls.Joined(command.slot, command.generation))
         elif isinstance(command, seats.Died):
             self._died(command)
         elif isinstance(command, seats.Recycling):
             self.news.recycling(self.workers[command.worker], command.why)
         elif isinstance(command, rolls.Preload):
             self.releases[command.generation].start()
+        elif isinstance(command, rolls.Try):
+            self.engine.post(seats.Try(command.slot, command.generation))
         elif isinstance(command, rolls.Move):
             self._move(command)
         else:
@@ -314,7 +329,8 @@ class App:
             worker.kill(command.why)
 
     def _died(self, command: seats.Died) -> None:
-        self.accounts.restarted(command.slot)
+        if command.retry_in is not None:
+            self.accounts.restarted(command.slot)
         self.news.died(command)
         self.engine.post(rolls.Failed(command.slot, command.generation, command.reason))
 
@@ -326,6 +342,14 @@ class App:
             self.engine.post(seats.Want({command.slot: command.generation}))
 
     def _tell_roll(self, command: rolls.Command) -> None:
+        workers = list(self.workers.values())
+        if isinstance(command, rolls.Started):
+            self.book.begin(command, workers)
+        elif isinstance(command, rolls.Bake):
+            self.trial.begin(command, self.engine.roll.base, self.releases[command.generation].settings)
+        elif isinstance(command, rolls.Committed | rolls.RolledBack | rolls.Superseded):
+            self.trial.end()
+            self.book.end(command, workers)
         if isinstance(command, rolls.Committed):
             self.settings = self.releases[command.target].settings
             self.count = self._next_count
@@ -334,7 +358,7 @@ class App:
             self._next_count = self.count
             terms = seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout)
             self.engine.post(self._surplus(), terms)
-        self.news.rolled(command)
+        self.news.rolled(command, self.book.last(workers))
 
     def _surplus(self) -> seats.Remove:
         """Slots beyond the count are nobody's, and are not remembered as stopped by hand either."""
@@ -364,4 +388,5 @@ class App:
     def _tidy(self) -> None:
         roll, fleet = self.engine.roll, self.engine.fleet
         self.releases.keep_only(set() if self.is_stopping else {roll.base, roll.target} | generations(fleet))
+        self.accounts.keep_only({roll.base, roll.target})
         self.close_unused()

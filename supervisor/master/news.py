@@ -5,36 +5,29 @@ Invariant: this room of text decides nothing; it is told, and tells.
 
 from __future__ import annotations
 
-import time
 from typing import Any
+
+import msgspec
 
 from supervisor.config.settings import Preload
 from supervisor.fleet import records as seats
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
 from supervisor.messages.events import Level
-from supervisor.messages.status import AppState, RollStatus, Verdict
+from supervisor.messages.status import AppState, RollStatus
 from supervisor.messages.wire import Imported
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 
 
 class News:
-    """One app's voice in the journal. Remembers the last roll for `status`."""
+    """One app's voice in the journal."""
 
     def __init__(self, journal: Journal, app: str) -> None:
         self._journal = journal
         self._app = app
-        self._roll: RollStatus | None = None
-        self._roll_began = 0.0
         self._ends: dict[int, tuple[Worker, float, int]] = {}  # by worker: seconds it lived, requests lost with it
         self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
-
-    @property
-    def last_roll(self) -> RollStatus | None:
-        if self._roll is None or self._roll.verdict != "running":
-            return self._roll
-        return _roll_status(self._roll.from_, self._roll.to, "running", time.monotonic() - self._roll_began)
 
     def preloaded(self, generation: int, preload: Preload, imported: Imported) -> None:
         threads = ", ".join(imported.threads)
@@ -83,6 +76,8 @@ class News:
         worker, seconds, lost = self._ends.pop(death.worker)
         when = f"after {seconds:.1f} s" if death.was_ready else f"before it was ready, after {seconds:.1f} s"
         then = f"next attempt in {death.retry_in:.1f} s" if death.retry_in else "replaced at once"
+        if death.retry_in is None:
+            then = "its release is given up"
         often = f", death {death.failures} in a row" if death.failures > 1 else ""
         self._tell_worker(
             "worker.exited",
@@ -91,7 +86,7 @@ class News:
             level="error",
             reason=death.reason,
             lost=lost,
-            retry_in=round(death.retry_in, 3),
+            retry_in=None if death.retry_in is None else round(death.retry_in, 3),
         )
 
     def dropped(self, worker: Worker, output: int, records: int) -> None:
@@ -125,47 +120,57 @@ class News:
         elif after == "stopped":
             self._tell("log", "stopped")
 
-    def rolled(self, command: rolls.Command) -> None:
+    def rolled(self, command: rolls.Command, roll: RollStatus | None) -> None:
+        """`roll` is the book's entry, after the command was written into it."""
         if isinstance(command, rolls.Started):
-            self._roll_began = time.monotonic()
-            self._roll = _roll_status(command.base, command.target, "running", 0.0)
             self.failure_output = []
-            self._tell_roll("roll.started", f"rolling from generation {command.base} to {command.target}", command)
+            self._tell_roll(
+                "roll.started", f"rolling from generation {command.base} to {command.target}", command, roll
+            )
+        elif isinstance(command, rolls.Bake):
+            self._watched(command)
         elif isinstance(command, rolls.Stepped):
             text = f"worker {command.slot} replaced ({command.done} of {command.total})"
-            to = self._roll.to if self._roll is not None else None
+            to = roll.to if roll is not None else None
             self._tell("roll.step", text, generation=to, slot=command.slot, done=command.done, total=command.total)
         elif isinstance(command, rolls.Committed):
-            self._roll = _roll_status(command.base, command.target, "committed", command.seconds)
             text = f"generation {command.target} serves, after {command.seconds:.1f} s"
-            self._tell_roll("roll.committed", text, command, seconds=round(command.seconds, 3))
+            self._tell_roll("roll.committed", text, command, roll)
         elif isinstance(command, rolls.RolledBack):
-            self._rolled_back(command, command.reason)
+            self._rolled_back(command, roll)
         elif isinstance(command, rolls.Superseded):
-            self._rolled_back(command, f"superseded by generation {command.by}", superseded_by=command.by)
+            self._rolled_back(command, roll, superseded_by=command.by)
 
-    def _rolled_back(self, command: rolls.RolledBack | rolls.Superseded, reason: str, **fields: Any) -> None:
-        self._roll = _roll_status(command.base, command.target, "rolled_back", command.seconds, reason)
+    def _watched(self, bake: rolls.Bake) -> None:
+        seconds = round(bake.seconds, 3)
+        if bake.slot is not None:
+            text = f"a first worker of generation {bake.generation} serves, and is watched for {bake.seconds:g} s"
+            self._tell("roll.canary", text, generation=bake.generation, slot=bake.slot, seconds=seconds)
+        elif bake.seconds:
+            text = f"all workers are of generation {bake.generation}, which is watched for {bake.seconds:g} s more"
+            self._tell("log", text, generation=bake.generation, seconds=seconds)
+
+    def _rolled_back(
+        self, command: rolls.RolledBack | rolls.Superseded, roll: RollStatus | None, **fields: Any
+    ) -> None:
+        reason = roll.reason if roll is not None else ""
         text = f"generation {command.target} is given up, {command.base} serves on: {reason}"
-        self._tell_roll(
-            "roll.rolled_back",
-            text,
-            command,
-            seconds=round(command.seconds, 3),
-            reason=reason,
-            output=self.failure_output,
-            **fields,
-        )
+        self._tell_roll("roll.rolled_back", text, command, roll, reason=reason, output=self.failure_output, **fields)
 
     def _tell_roll(
         self,
         name: str,
         text: str,
         command: rolls.Started | rolls.Committed | rolls.RolledBack | rolls.Superseded,
+        roll: RollStatus | None,
         **fields: Any,
     ) -> None:
         level: Level = "error" if name == "roll.rolled_back" and "superseded_by" not in fields else "info"
         ends: dict[str, Any] = {"from": command.base, "to": command.target}
+        if roll is not None:
+            ends["number"] = roll.number
+            if roll.verdict != "running":
+                ends |= {"seconds": roll.seconds, "ledger": msgspec.to_builtins(roll.ledger)}
         self._tell(name, text, level=level, generation=command.target, **ends, **fields)
 
     def _tell_worker(self, name: str, text: str, worker: Worker, level: Level = "info", **fields: Any) -> None:
@@ -186,7 +191,3 @@ class News:
 
 def _lost(lost: int) -> str:
     return f", {lost} request{'s' * (lost > 1)} lost with it" if lost else ""
-
-
-def _roll_status(base: int, target: int, verdict: Verdict, seconds: float, reason: str = "") -> RollStatus:
-    return RollStatus(from_=base, to=target, verdict=verdict, reason=reason, seconds=round(seconds, 3))

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Sequence
 from typing import Protocol
 
+from supervisor.config.settings import Interface
 from supervisor.errors import ProtocolError
 from supervisor.kernel.board import Board, Cell
 from supervisor.kernel.channel import Channel
@@ -24,11 +25,14 @@ from supervisor.master.children import Child, Children
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
     Admit,
+    Allow,
     BootFailed,
     Drain,
     Faltered,
     FromWorker,
+    Probe,
     ReopenLogs,
+    ToWorker,
     Waiting,
     encode,
     from_worker,
@@ -73,6 +77,9 @@ class Worker:
         self.began = reactor.now()
         self.boot_failure: BootFailed | None = None
         self.is_leaving = False
+        self.is_admitted = False
+        self.interface: Interface | None = None  # known once it is ready
+        self._allowed: int | None = None
         self.max_requests: int | None = None
         self.row_number = board.take()
         self.row = board.row(self.row_number)
@@ -138,7 +145,18 @@ class Worker:
 
     def admit(self) -> None:
         """It is ready, and still wanted: have it take connections."""
+        self.is_admitted = True
         self._send(Admit())
+
+    def allow(self, connections: int | None) -> None:
+        """Hold it to so many connections in all, or (None) to none but its own limits."""
+        if connections != self._allowed:
+            self._allowed = connections
+            self._send(Allow(connections))
+
+    def probe(self) -> None:
+        """Have it say whether it is still ready."""
+        self._send(Probe())
 
     def drain(self, timeout: float, linger: float | None, *, sweep: bool = False) -> None:
         """Have it finish what it has and leave."""
@@ -160,7 +178,7 @@ class Worker:
         """Send a signal; False when it has no process any more, or not yet."""
         return self._child is not None and self._child.signal(number)
 
-    def _send(self, message: Admit | Drain | ReopenLogs, fds: Sequence[int] = ()) -> None:
+    def _send(self, message: ToWorker, fds: Sequence[int] = ()) -> None:
         # A worker that is gone is told of by its pidfd; one that reads nothing is ended by its deadline.
         with contextlib.suppress(OSError):
             self._channel.send(encode(message), fds)

@@ -43,14 +43,33 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     stalls: int = 0
 
 
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the requests during a roll: `accepted` is the sum of the next four. The rest are connections.
+
+    `cut`: given up on with their client there. `reset`: under way in a worker that died.
+    """
+
+    accepted: int = 0
+    completed: int = 0
+    cut: int = 0
+    reset: int = 0
+    under_way: int = 0  # after the verdict: in workers that are leaving
+    handed_over: int = 0
+    drained: int = 0
+    connections_cut: int = 0
+
+
 class RollStatus(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """The last roll of an app."""
+    """One roll of an app. `number` counts them from 1; `at` is when it began, in seconds since the epoch."""
 
     from_: int
     to: int
     verdict: Verdict
     reason: str
     seconds: float
+    ledger: Ledger = Ledger()
+    number: int = 0
+    at: float = 0.0
 
 
 class AppStatus(msgspec.Struct, frozen=True, kw_only=True):

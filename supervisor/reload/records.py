@@ -16,7 +16,9 @@ class Phase(enum.Enum):
 
     IDLE = "idle"
     PRELOADING = "preloading"
+    CANARY = "canary"
     ROLLING = "rolling"
+    SETTLING = "settling"
     ROLLING_BACK = "rolling back"
 
 
@@ -27,8 +29,9 @@ class Roll(Struct, frozen=True):
     target: int
     phase: Phase = Phase.IDLE
     surge: int = 1
+    bake: float = 0.0  # seconds
     waiting: tuple[int, ...] = ()  # not yet asked to move to the target
-    moving: frozenset[int] = frozenset()  # asked, not yet there (in ROLLING_BACK: on the way back)
+    moving: frozenset[int] = frozenset()  # asked, not yet there (in CANARY: on trial; in ROLLING_BACK: on the way back)
     moved: frozenset[int] = frozenset()  # there
     strays: frozenset[int] = frozenset()  # left on a superseded generation: must move, whichever way this roll ends
     reason: str = ""
@@ -47,11 +50,12 @@ class Roll(Struct, frozen=True):
 
 
 class Reload(Struct, frozen=True):
-    """A new release is wanted on these slots; at most `surge` of them are doubled at once."""
+    """A release is wanted on these slots; at most `surge` of them are doubled at once, the first for `bake` seconds."""
 
     target: int
     slots: tuple[int, ...]
     surge: int
+    bake: float = 0.0
 
 
 class Preloaded(Struct, frozen=True):
@@ -67,6 +71,20 @@ class PreloadFailed(Struct, frozen=True):
     reason: str
 
 
+class Joined(Struct, frozen=True):
+    """A ready worker of this generation serves beside the slot's own."""
+
+    slot: int
+    generation: int
+
+
+class Baked(Struct, frozen=True):
+    """The generation was watched for the time that `Bake` named, and nothing was found against it."""
+
+    generation: int
+    slot: int | None
+
+
 class Settled(Struct, frozen=True):
     """The slot is served by a ready worker of this generation and by no other."""
 
@@ -75,7 +93,7 @@ class Settled(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """A worker of this generation died, ready or not, or did not get ready in time."""
+    """A worker of this generation died, did not get ready in time, or did not pass the watch."""
 
     slot: int
     generation: int
@@ -101,8 +119,19 @@ class Abort(Struct, frozen=True):
     reason: str
 
 
-Event = Reload | Preloaded | PreloadFailed | Settled | Failed | SpawnerLost | SlotsChanged | Abort
-EVENTS: tuple[type[Any], ...] = (Reload, Preloaded, PreloadFailed, Settled, Failed, SpawnerLost, SlotsChanged, Abort)
+Event = Reload | Preloaded | PreloadFailed | Joined | Baked | Settled | Failed | SpawnerLost | SlotsChanged | Abort
+EVENTS: tuple[type[Any], ...] = (
+    Reload,
+    Preloaded,
+    PreloadFailed,
+    Joined,
+    Baked,
+    Settled,
+    Failed,
+    SpawnerLost,
+    SlotsChanged,
+    Abort,
+)
 
 # Commands
 
@@ -118,6 +147,21 @@ class Preload(Struct, frozen=True):
     """Exec a spawner for this generation."""
 
     generation: int
+
+
+class Try(Struct, frozen=True):
+    """Have a worker of this generation serve beside the slot's own: the canary."""
+
+    slot: int
+    generation: int
+
+
+class Bake(Struct, frozen=True):
+    """Watch the generation's workers for so many seconds: the one on trial in `slot`, or (None) all of them."""
+
+    generation: int
+    slot: int | None
+    seconds: float
 
 
 class Move(Struct, frozen=True):
@@ -161,5 +205,5 @@ class Superseded(Struct, frozen=True):
     seconds: float
 
 
-Command = Started | Preload | Move | Stepped | Committed | RolledBack | Superseded
+Command = Started | Preload | Try | Bake | Move | Stepped | Committed | RolledBack | Superseded
 Outcome = tuple[Roll, list[Command]]

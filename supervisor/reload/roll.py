@@ -2,15 +2,16 @@
 
 Invariants:
 - `base` is the last committed generation. Until `Committed`, every slot can go back to it.
-- A slot is asked to move only after the new generation has been preloaded; the first one moves alone.
+- A slot is asked to move only after one worker of the target has served beside the old ones and was baked.
+- A roll is committed only after the whole of it has settled: nothing was found against it since its last slot moved.
 - A roll ends in exactly one of `Committed`, `RolledBack`, `Superseded`, and each names both generations.
 - News about a generation that is neither `base` nor `target` changes nothing: it is late news of a superseded release.
 
-    IDLE --Reload--> PRELOADING --Preloaded--> ROLLING --all slots Settled--> IDLE  (Committed)
-                         |                        |
-                   PreloadFailed        Failed, SpawnerLost
-                         v                        v
-                        IDLE  <--Settled-- ROLLING_BACK                            (RolledBack)
+    IDLE --Reload--> PRELOADING --Preloaded--> CANARY --Baked--> ROLLING --all Settled--> SETTLING --Baked--> IDLE
+                         |                        |                 |                        |         (Committed)
+                   PreloadFailed                  +-----------------+------------------------+
+                         v                            Failed, SpawnerLost   v
+                        IDLE  <--------------Settled---------------- ROLLING_BACK                     (RolledBack)
 
 A `Reload` in any phase starts over with the newest release. The machine knows no process, socket, clock or log.
 """
@@ -24,10 +25,13 @@ from msgspec.structs import replace
 
 from supervisor.reload.records import (
     Abort,
+    Bake,
+    Baked,
     Command,
     Committed,
     Event,
     Failed,
+    Joined,
     Move,
     Outcome,
     Phase,
@@ -43,7 +47,15 @@ from supervisor.reload.records import (
     Started,
     Stepped,
     Superseded,
+    Try,
 )
+
+LONGEST_SETTLE = 1.0  # seconds
+
+
+def settle_time(bake: float) -> float:
+    """Seconds for which the whole of a release is watched once its last slot has moved: half the bake, 1 s at most."""
+    return min(LONGEST_SETTLE, bake / 2)
 
 
 def step(roll: Roll, event: Event, now: float) -> Outcome:
@@ -56,7 +68,7 @@ def _ignore(roll: Roll, _event: Event, _now: float) -> Outcome:
 
 
 def _begin(roll: Roll, event: Reload, now: float) -> Outcome:
-    fresh = Roll(roll.base, event.target, Phase.PRELOADING, event.surge, event.slots, began=now)
+    fresh = Roll(roll.base, event.target, Phase.PRELOADING, event.surge, event.bake, event.slots, began=now)
     return fresh, [Started(roll.base, event.target), Preload(event.target)]
 
 
@@ -65,7 +77,10 @@ def _supersede(roll: Roll, event: Reload, now: float) -> Outcome:
     begun, commands = _begin(roll, event, now)
     strays = roll.strays
     calls: list[Command] = []
-    if roll.phase is Phase.ROLLING:
+    if roll.phase is Phase.CANARY:
+        strays -= roll.moving
+        calls += [Move(slot, roll.base) for slot in sorted(roll.moving)]
+    if roll.phase in (Phase.ROLLING, Phase.SETTLING):
         strays |= roll.moved
         calls += [Move(slot, roll.base) for slot in sorted(roll.moving - roll.strays)]
     if roll.phase is Phase.ROLLING_BACK:
@@ -77,18 +92,51 @@ def _supersede(roll: Roll, event: Reload, now: float) -> Outcome:
 def _preloaded(roll: Roll, event: Preloaded, now: float) -> Outcome:
     if event.generation != roll.target:
         return roll, []
-    return _advance(replace(roll, phase=Phase.ROLLING), now)
+    return _try(roll, now)
+
+
+def _try(roll: Roll, now: float) -> Outcome:
+    """Put a worker on trial in the first slot that waits; without any slot there is nobody to watch."""
+    if not roll.waiting:
+        return _advance(roll, now)
+    slot, *left = roll.waiting
+    tried = replace(roll, phase=Phase.CANARY, waiting=tuple(left), moving=frozenset({slot}))
+    return tried, [Try(slot, roll.target)]
+
+
+def _joined(roll: Roll, event: Joined, _now: float) -> Outcome:
+    if event.generation != roll.target or event.slot not in roll.moving:
+        return roll, []
+    return roll, [Bake(roll.target, event.slot, roll.bake)]
+
+
+def _passed(roll: Roll, event: Baked, _now: float) -> Outcome:
+    if event.generation != roll.target or event.slot not in roll.moving:
+        return roll, []
+    return replace(roll, phase=Phase.ROLLING), [Move(slot, roll.target) for slot in roll.moving]
 
 
 def _advance(roll: Roll, now: float) -> Outcome:
-    """Ask further slots to move, as many as `surge` allows, or commit when none is left."""
+    """Ask further slots to move, as many as `surge` allows; when none is left, have the whole settle."""
     if not roll.waiting and not roll.moving:
-        ended = Committed(roll.base, roll.target, now - roll.began)
-        return Roll(roll.target, roll.target), [ended]
+        if not roll.moved:
+            return _commit(roll, now)
+        settling = replace(roll, phase=Phase.SETTLING)
+        return settling, [Bake(roll.target, None, settle_time(roll.bake))]
     room = (roll.surge if roll.moved else 1) - len(roll.moving)
     asked, left = roll.waiting[: max(0, room)], roll.waiting[max(0, room) :]
-    grown = replace(roll, waiting=left, moving=roll.moving | set(asked))
+    grown = replace(roll, phase=Phase.ROLLING, waiting=left, moving=roll.moving | set(asked))
     return grown, [Move(slot, roll.target) for slot in asked]
+
+
+def _commit(roll: Roll, now: float) -> Outcome:
+    return Roll(roll.target, roll.target), [Committed(roll.base, roll.target, now - roll.began)]
+
+
+def _has_settled(roll: Roll, event: Baked, now: float) -> Outcome:
+    if event.generation != roll.target or event.slot is not None:
+        return roll, []
+    return _commit(roll, now)
 
 
 def _settled(roll: Roll, event: Settled, now: float) -> Outcome:
@@ -146,6 +194,17 @@ def _resize(roll: Roll, event: SlotsChanged, _now: float) -> Outcome:
     return resized, []
 
 
+def _resize_the_trial(roll: Roll, event: SlotsChanged, now: float) -> Outcome:
+    """The canary's slot may be gone: then another one is tried."""
+    resized, _ = _resize(roll, event, now)
+    return (resized, []) if resized.moving else _try(resized, now)
+
+
+def _resize_while_settling(roll: Roll, event: SlotsChanged, now: float) -> Outcome:
+    resized, _ = _resize(roll, event, now)
+    return (resized, []) if resized.moved and not resized.waiting else _advance(resized, now)
+
+
 def _resize_and_go_on(roll: Roll, event: SlotsChanged, now: float) -> Outcome:
     return _advance(_resize(roll, event, now)[0], now)
 
@@ -163,6 +222,8 @@ TABLE: dict[tuple[Phase, type[Any]], Callable[[Roll, Any, float], Outcome]] = {
     (Phase.IDLE, Reload): _begin,
     (Phase.IDLE, Preloaded): _ignore,
     (Phase.IDLE, PreloadFailed): _ignore,
+    (Phase.IDLE, Joined): _ignore,
+    (Phase.IDLE, Baked): _ignore,
     (Phase.IDLE, Settled): _ignore,
     (Phase.IDLE, Failed): _ignore,
     (Phase.IDLE, SpawnerLost): _ignore,
@@ -171,22 +232,48 @@ TABLE: dict[tuple[Phase, type[Any]], Callable[[Roll, Any, float], Outcome]] = {
     (Phase.PRELOADING, Reload): _supersede,
     (Phase.PRELOADING, Preloaded): _preloaded,
     (Phase.PRELOADING, PreloadFailed): _fail,
+    (Phase.PRELOADING, Joined): _ignore,
+    (Phase.PRELOADING, Baked): _ignore,
     (Phase.PRELOADING, Settled): _ignore,
     (Phase.PRELOADING, Failed): _ignore,
     (Phase.PRELOADING, SpawnerLost): _fail,
     (Phase.PRELOADING, SlotsChanged): _resize,
     (Phase.PRELOADING, Abort): _abort,
+    (Phase.CANARY, Reload): _supersede,
+    (Phase.CANARY, Preloaded): _ignore,
+    (Phase.CANARY, PreloadFailed): _fail,
+    (Phase.CANARY, Joined): _joined,
+    (Phase.CANARY, Baked): _passed,
+    (Phase.CANARY, Settled): _ignore,
+    (Phase.CANARY, Failed): _fail,
+    (Phase.CANARY, SpawnerLost): _fail,
+    (Phase.CANARY, SlotsChanged): _resize_the_trial,
+    (Phase.CANARY, Abort): _abort,
     (Phase.ROLLING, Reload): _supersede,
     (Phase.ROLLING, Preloaded): _ignore,
     (Phase.ROLLING, PreloadFailed): _fail,
+    (Phase.ROLLING, Joined): _ignore,
+    (Phase.ROLLING, Baked): _ignore,
     (Phase.ROLLING, Settled): _settled,
     (Phase.ROLLING, Failed): _fail,
     (Phase.ROLLING, SpawnerLost): _fail,
     (Phase.ROLLING, SlotsChanged): _resize_and_go_on,
     (Phase.ROLLING, Abort): _abort,
+    (Phase.SETTLING, Reload): _supersede,
+    (Phase.SETTLING, Preloaded): _ignore,
+    (Phase.SETTLING, PreloadFailed): _fail,
+    (Phase.SETTLING, Joined): _ignore,
+    (Phase.SETTLING, Baked): _has_settled,
+    (Phase.SETTLING, Settled): _ignore,
+    (Phase.SETTLING, Failed): _fail,
+    (Phase.SETTLING, SpawnerLost): _fail,
+    (Phase.SETTLING, SlotsChanged): _resize_while_settling,
+    (Phase.SETTLING, Abort): _abort,
     (Phase.ROLLING_BACK, Reload): _supersede,
     (Phase.ROLLING_BACK, Preloaded): _ignore,
     (Phase.ROLLING_BACK, PreloadFailed): _ignore,
+    (Phase.ROLLING_BACK, Joined): _ignore,
+    (Phase.ROLLING_BACK, Baked): _ignore,
     (Phase.ROLLING_BACK, Settled): _slot_is_back,
     (Phase.ROLLING_BACK, Failed): _slot_is_back,
     (Phase.ROLLING_BACK, SpawnerLost): _ignore,

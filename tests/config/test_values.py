@@ -70,6 +70,20 @@ def test_a_memory_limit_below_a_mebibyte_was_meant_in_another_unit() -> None:
         values.parse_memory(512)
 
 
+@pytest.mark.parametrize(
+    ("text", "share"), [("auto", None), (0.05, 0.05), ("0.05", 0.05), ("5%", 0.05), ("99.5 %", 0.995)]
+)
+def test_a_share_is_a_fraction_or_a_percentage(text: object, share: float | None) -> None:
+    assert values.parse_share(text) == share
+
+
+@pytest.mark.parametrize("wrong", [0, 1, "0%", "100%", -0.1, "half", "", True, None, "nan", [0.5]])
+def test_nothing_everything_and_no_number_are_no_shares(wrong: object) -> None:
+    said = refusal(values.parse_share, wrong)
+    assert said is not None
+    assert "auto, or a share between 0 and 1 such as 0.05 or 5%, not " in said
+
+
 @pytest.mark.parametrize("parse", [values.parse_memory, values.parse_limit])
 def test_zero_lifts_a_limit(parse: Callable[[object], int | None]) -> None:
     assert parse("0") is None

@@ -19,6 +19,7 @@ from supervisor.fleet.records import (
     Event,
     Fleet,
     Gone,
+    Joined,
     Kill,
     Recycle,
     Recycling,
@@ -27,6 +28,7 @@ from supervisor.fleet.records import (
     Spawn,
     Terms,
     Tick,
+    Try,
     Want,
 )
 
@@ -164,6 +166,76 @@ def test_recycling_replaces_new_first_and_says_why() -> None:
     assert commands == [Drain(1, "memory"), Settled(1, 1)]
 
 
+TRYING, _ = told(SERVING, Try(1, 2))
+TRIED, _ = told(TRYING, BecameReady(3))
+
+
+def test_a_worker_on_trial_serves_beside_the_slots_holder() -> None:
+    fleet, commands = told(SERVING, Try(1, 2))
+    assert commands == [Spawn(3, 1, 2)]
+    fleet, commands = told(fleet, BecameReady(3))
+    assert commands == [Joined(1, 2)]
+    assert not fleet.leaving
+
+
+def test_a_trial_that_ended_well_makes_the_worker_the_holder() -> None:
+    _fleet, commands = told(TRIED, Want({1: 2}))
+    assert commands == [Drain(1, "replaced by generation 2"), Settled(1, 2)]
+
+
+def test_a_trial_that_ended_badly_drains_the_worker_and_touches_nobody_else() -> None:
+    _fleet, commands = told(TRIED, Want({1: 1}))
+    assert commands == [Drain(3, "its release is given up"), Settled(1, 1)]
+
+
+def test_a_trial_that_ends_before_the_worker_is_ready_kills_it() -> None:
+    assert told(TRYING, Want({1: 1}))[1] == [Kill(3, "no longer wanted"), Settled(1, 1)]
+
+
+def test_a_worker_that_dies_on_trial_is_not_replaced_and_not_held_against_its_slot() -> None:
+    fleet, commands = told(TRIED, Gone(3, "x", 0.5))
+    assert commands == [Died(3, 1, 2, "x", True, 1, None), Settled(1, 1)]
+    assert told(fleet, Gone(1, "y", 0.5))[1] == [Died(1, 1, 1, "y", True, 1, 0.0), Spawn(4, 1, 1)]
+
+
+def test_a_holder_that_dies_during_a_trial_is_replaced_by_its_own_generation() -> None:
+    fleet, commands = told(TRIED, Gone(1, "x", 0.5))
+    assert commands == [Died(1, 1, 1, "x", True, 1, 0.0), Spawn(4, 1, 1)]
+    assert told(fleet, BecameReady(4))[1] == [], "the trial goes on beside it"
+    assert told(fleet, Want({1: 2}))[1] == [Kill(4, "no longer wanted"), Settled(1, 2)]
+
+
+def test_a_worker_on_trial_does_not_wait_for_the_next_attempt_of_a_holder_that_keeps_dying() -> None:
+    fleet, _commands = told(SERVING, Gone(1, "x", 0.5), Gone(3, "x", 0.5), now=100.0)
+    fleet, commands = told(fleet, Try(1, 2), now=100.0)
+    assert commands == [Spawn(4, 1, 2)]
+    assert next_wake(fleet) == 100.25, "which is not forgotten"
+
+
+def test_a_slot_that_nobody_wants_yet_may_be_tried() -> None:
+    fleet, commands = told(SERVING, Try(3, 2))
+    assert commands == [Spawn(3, 3, 2)]
+    fleet, commands = told(fleet, BecameReady(3), Want({3: 2}))
+    assert commands == [Settled(3, 2)]
+
+
+def test_a_slot_that_is_stopped_during_a_trial_loses_both_its_workers() -> None:
+    assert told(TRIED, Want({1: None}))[1] == [Drain(3, "stopped"), Drain(1, "stopped")]
+    assert told(TRIED, Remove(frozenset({1})))[1] == [Drain(3, "stopped"), Drain(1, "stopped")]
+
+
+def test_a_slot_on_trial_is_not_recycled() -> None:
+    assert told(TRIED, Recycle(1, "memory", insist=True))[1] == []
+
+
+def test_another_trial_takes_the_place_of_the_first() -> None:
+    assert told(TRIED, Try(1, 3))[1] == [Drain(3, "its release is given up"), Spawn(4, 1, 3)]
+
+
+def test_a_worker_on_trial_that_is_not_ready_in_time_is_killed() -> None:
+    assert told(TRYING, Tick(), now=60.0)[1] == [Kill(3, "not ready within 60 s")]
+
+
 def test_two_slots_are_never_recycled_at_once() -> None:
     fleet, _commands = told(SERVING, Recycle(1, "memory"))
     assert told(fleet, Recycle(2, "memory"))[1] == []
@@ -198,6 +270,7 @@ def test_an_app_is_stopped_when_nobody_is_wanted() -> None:
 
 def test_the_generations_that_slots_want_are_known() -> None:
     assert generations(told(SERVING, Want({1: 2, 3: None}))[0]) == {1, 2}
+    assert generations(TRYING) == {1, 2}
 
 
 class Story(RuleBasedStateMachine):
@@ -225,6 +298,10 @@ class Story(RuleBasedStateMachine):
     @rule(slot=st.integers(1, 4), want=st.none() | st.integers(1, 3))
     def want(self, slot: int, want: int | None) -> None:
         self.post(Want({slot: want}))
+
+    @rule(slot=st.integers(1, 4), generation=st.integers(1, 3))
+    def try_(self, slot: int, generation: int) -> None:
+        self.post(Try(slot, generation))
 
     @rule(slot=st.integers(1, 4))
     def remove(self, slot: int) -> None:
@@ -260,6 +337,14 @@ class Story(RuleBasedStateMachine):
         ]
         known = [*seated, *self.fleet.leaving]
         assert sorted(known) == sorted(self.alive)
+
+    @invariant()
+    def nobody_on_trial_holds_a_slot_of_another_generation(self) -> None:
+        for slot in self.fleet.slots.values():
+            if slot.trial is not None:
+                assert slot.heir is not None
+                assert slot.heir.generation == slot.trial
+                assert slot.holder is None or slot.holder.ready_at is not None or slot.holder.generation == slot.want
 
     @invariant()
     def a_slot_that_waits_has_a_time_to_wake_up(self) -> None:

@@ -46,7 +46,8 @@ def until(what: str, probe: Callable[[], T], deadline: float = DEADLINE) -> T:
 class Cluster:
     """`holdfast run ARGUMENTS` in `folder`, with a control socket and a port of its own.
 
-    With `bind=""` the settings file says where it listens; `pass_fds` are descriptors it inherits.
+    A first worker is baked for a moment only, unless the test is about that. With `bind=""` the settings file says
+    where it listens, and how long it bakes; `pass_fds` are descriptors it inherits.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Cluster:
         folder: Path,
         *arguments: str,
         bind: str | None = None,
+        bake: float = 0.1,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -62,6 +64,7 @@ class Cluster:
         self.control = str(folder / "control.sock")
         self.command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run"]
         self.arguments = [*arguments, *(["--bind", self.bind] if self.bind else []), "--control", self.control]
+        self.arguments += ["--bake", str(bake)] if self.bind else []
         self._pass_fds = pass_fds
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None

@@ -28,7 +28,7 @@ def release(name: str, *, before: str = "", after: str = "") -> str:
 
 def web_settings(bind: str = "{bind}", **more: object) -> str:
     """A settings file with two workers of the app, unless `more` says otherwise."""
-    lines = [f"{key} = {value!r}" for key, value in {"workers": 2, **more}.items()]
+    lines = [f"{key} = {value!r}" for key, value in {"workers": 2, "bake": 0.1, **more}.items()]
     return "\n".join(["[app.web]", 'app = "app:app"', f'bind = ["{bind}"]', *lines])
 
 

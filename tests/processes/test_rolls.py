@@ -89,6 +89,7 @@ SETTINGS = """
 app = "app:app"
 bind = ["{bind}"]
 workers = 2
+bake = 0.1
 boot_timeout = 20
 env = {COLOUR = "red", OLD = "yes"}
 """
@@ -208,7 +209,8 @@ def test_each_slot_has_a_new_worker_ready_before_its_old_one_drains(tmp_path: Pa
         assert len(rolling) > 10
         for app in rolling:
             ready = [worker["slot"] for worker in app["workers"] if worker["state"] == "ready"]
-            assert sorted(ready) == [1, 2, 3], app
+            assert set(ready) == {1, 2, 3}, app
+            assert len(ready) <= 4, app
             booting = [worker for worker in app["workers"] if worker["state"] == "starting"]
             assert len(booting) <= 1, "surge is 1"
         order = [line for line in cluster.events() if " worker.ready " in line or " worker.exited " in line][3:]

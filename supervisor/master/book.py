@@ -1,0 +1,114 @@
+"""The book of an app's rolls: what became of each, why, how long it took, and what became of the requests meanwhile.
+
+Invariant: every request that workers took between a roll's first and last moment is in its ledger once: completed, cut,
+reset, or still under way. Those under way in leaving workers at the verdict are followed until the last of them has
+gone; those in workers that serve on belong to what comes after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from msgspec.structs import replace
+
+from supervisor.master.accounts import Accounts, Counts
+from supervisor.master.worker import Worker
+from supervisor.messages.status import Ledger, RollStatus
+from supervisor.reload import records as rolls
+
+REMEMBERED = 20  # rolls
+
+
+class Account:
+    """One roll's ledger, kept from its start."""
+
+    def __init__(self, accounts: Accounts, living: Collection[Worker]) -> None:
+        self._accounts = accounts
+        self._began = accounts.all(living)
+        self._closed: Counts | None = None
+        self._leaving: dict[int, tuple[Worker, Counts]] = {}  # those whose requests still count, as they were then
+
+    def close(self, living: Collection[Worker]) -> None:
+        """The verdict is given: from now on only the requests of those who leave are followed."""
+        self._closed = self._accounts.all(living) - self._began
+        self._leaving = {each.number: (each, Counts.of(each.row)) for each in living if each.is_leaving}
+
+    def ended(self, worker: Worker) -> None:
+        """A worker has ended; its row still holds."""
+        if self._closed is not None and (followed := self._leaving.pop(worker.number, None)):
+            self._closed += Counts.of_dead(worker) - followed[1]
+
+    def ledger(self, living: Collection[Worker]) -> Ledger:
+        """What is known now."""
+        if self._closed is None:
+            counts, under_way = self._accounts.all(living) - self._began, sum(each.inflight for each in living)
+        else:
+            leaving = self._leaving.values()
+            counts = sum((Counts.of(each.row) - then for each, then in leaving), self._closed)
+            under_way = sum(each.inflight for each, _then in leaving)
+        return Ledger(
+            accepted=counts.completed + counts.cut + counts.reset + under_way,
+            completed=counts.completed,
+            cut=counts.cut,
+            reset=counts.reset,
+            under_way=under_way,
+            handed_over=counts.handed_over,
+            drained=counts.drained,
+            connections_cut=counts.connections_cut,
+        )
+
+
+class Book:
+    """The last rolls of one app, oldest first."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._rolls: deque[tuple[RollStatus, Account]] = deque(maxlen=REMEMBERED)
+        self._began = 0.0
+        self.number = 0  # of the last roll, counted from 1
+
+    def begin(self, started: rolls.Started, living: Collection[Worker]) -> None:
+        """A roll has begun."""
+        self.number += 1
+        self._began = time.monotonic()
+        status = RollStatus(
+            number=self.number,
+            at=round(time.time(), 3),
+            from_=started.base,
+            to=started.target,
+            verdict="running",
+            reason="",
+            seconds=0.0,
+            ledger=Ledger(),
+        )
+        self._rolls.append((status, Account(self._accounts, living)))
+
+    def end(self, ended: rolls.Committed | rolls.RolledBack | rolls.Superseded, living: Collection[Worker]) -> None:
+        """The last roll has its verdict."""
+        status, account = self._rolls[-1]
+        account.close(living)
+        reason = f"superseded by generation {ended.by}" if isinstance(ended, rolls.Superseded) else ""
+        reason = ended.reason if isinstance(ended, rolls.RolledBack) else reason
+        verdict = "committed" if isinstance(ended, rolls.Committed) else "rolled_back"
+        decided = replace(status, verdict=verdict, reason=reason, seconds=round(ended.seconds, 3))
+        self._rolls[-1] = decided, account
+
+    def ended(self, worker: Worker) -> None:
+        """A worker has ended; its row still holds."""
+        for _status, account in self._rolls:
+            account.ended(worker)
+
+    def last(self, living: Collection[Worker]) -> RollStatus | None:
+        """The last roll as it stands now, or None when there was none."""
+        return self._now(*self._rolls[-1], living) if self._rolls else None
+
+    def all(self, living: Collection[Worker]) -> Sequence[RollStatus]:
+        """The last twenty."""
+        return [self._now(status, account, living) for status, account in self._rolls]
+
+    def _now(self, status: RollStatus, account: Account, living: Collection[Worker]) -> RollStatus:
+        is_running = status.verdict == "running"
+        seconds = round(time.monotonic() - self._began, 3) if is_running else status.seconds
+        return replace(status, seconds=seconds, ledger=account.ledger(living))
