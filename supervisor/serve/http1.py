@@ -405,6 +405,11 @@ class Connection(Outgoing):
     def _refuse_body(self, refusal: Refusal) -> None:
         """End a request whose body can't be read on; answered only when the app has not begun to."""
         self.tally.refuse()
+        if self._flushing and self.exchange is not None:
+            # The answer is complete, but for what the client has not taken of it yet. It is the last one now.
+            self.exchange.keep = False
+            self.body = None
+            return
         self.drop_file()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
