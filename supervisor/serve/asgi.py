@@ -27,7 +27,7 @@ from supervisor.serve.extensions import (
     ExtendedAnswer,
     Phase,
 )
-from supervisor.serve.faults import ClientDisconnectedError, complain
+from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.head import METHODS, PERCENT, decode_path, mounted
 from supervisor.serve.trace import Trace
 from supervisor.serve.turns import Turns
@@ -266,7 +266,7 @@ class AsgiExchange(ExtendedAnswer):
 
     def _fail(self, failure: BaseException | None) -> None:
         """The app has ended without a whole answer, or raised after it."""
-        if self._gone and (failure is None or isinstance(failure, (ClientDisconnectedError, asyncio.CancelledError))):
+        if self._gone and is_news_of_the_end(failure):
             return
         raw = self.request.target
         if failure is None:

@@ -5,6 +5,7 @@ Invariant: one write for one fault, so that the lines of two workers never mix, 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import traceback
@@ -14,6 +15,17 @@ from supervisor.errors import HoldfastError
 
 class ClientDisconnectedError(HoldfastError, OSError):
     """Raised into an app that goes on sending after its client has gone (ASGI: "send after disconnect")."""
+
+
+def is_news_of_the_end(failure: BaseException | None) -> bool:
+    """Whether an app ended, with this failure or without, by nothing but its client's going. Frameworks turn the error
+    above and the disconnect messages into exceptions of their own that many apps let pass, such as Starlette's
+    ClientDisconnect and WebSocketDisconnect; task groups wrap them."""
+    if failure is None or isinstance(failure, asyncio.CancelledError):
+        return True
+    if isinstance(failure, BaseExceptionGroup):
+        return all(map(is_news_of_the_end, failure.exceptions))
+    return "Disconnect" in type(failure).__name__
 
 
 def complain(method: str, path: bytes, what: str, error: BaseException | None = None) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from zttp import Request
 
 from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render
-from supervisor.serve.faults import ClientDisconnectedError, complain
+from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.framing import CodeError, Framing, OfferError
 from supervisor.serve.handshake import Handshake, agree, judge_handshake, refuse
 from supervisor.serve.head import Refusal, decode_path, fields, mounted
@@ -260,7 +260,7 @@ class Upgrade(Answer):
     def _fail(self, failure: BaseException | None) -> None:
         """The app has raised, or ended without a verdict."""
         gone = self._inbox.gone
-        if not (gone and _is_news_of_the_end(failure)):
+        if not (gone and is_news_of_the_end(failure)):
             self._complain(failure)
         if self._socket is not None:
             if self._socket.phase is OPEN:
@@ -280,11 +280,3 @@ class Upgrade(Answer):
             complain("WebSocket", raw, str(failure))
         else:
             complain("WebSocket", raw, "the app raised an exception", failure)
-
-
-def _is_news_of_the_end(failure: BaseException | None) -> bool:
-    """Whether an app ended by nothing but the client's going. Frameworks turn `websocket.disconnect` into exceptions of
-    their own that many apps let pass, such as Starlette's WebSocketDisconnect."""
-    if failure is None or isinstance(failure, (ClientDisconnectedError, asyncio.CancelledError)):
-        return True
-    return "Disconnect" in type(failure).__name__

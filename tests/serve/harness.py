@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import uvloop
@@ -217,3 +217,19 @@ def wsgi_echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} ".encode() + body]
+
+
+def http(handler: Callable[[dict[str, Any], Any, Any], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """An ASGI app that knows no lifespan."""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await handler(scope, receive, send)
+
+    return app
+
+
+async def answer(send: Any, body: bytes = b"ok", headers: Any = (), status: int = 200) -> None:
+    """A whole ASGI answer."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import socket
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,25 +14,9 @@ import pytest
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
 
-from .harness import Harness, echo, eventually, read_all, read_until, split_answers
+from .harness import Harness, answer, echo, eventually, http, read_all, read_until, split_answers
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-Handler = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
-
-
-def http(handler: Handler) -> Handler:
-    """An app that knows no lifespan."""
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        assert scope["type"] == "http"
-        await handler(scope, receive, send)
-
-    return app
-
-
-async def answer(send: Any, body: bytes = b"ok", headers: Any = (), status: int = 200) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def test_the_scope_has_every_key_with_its_type() -> None:
@@ -274,191 +257,6 @@ def test_two_may_wait_for_the_disconnect_and_one_may_be_cancelled() -> None:
         eventually(lambda: not server.service.bridge.is_running())
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_an_app_that_raises_before_its_answer_makes_a_500(capfd: pytest.CaptureFixture[str], started: bool) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if started:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise ValueError("on purpose")
-
-    with Harness(http(app)) as server:
-        assert [status for status, _, _ in split_answers(server.ask(GET * 2))] == [500, 500]
-        assert server.cell(Cell.ANSWERS_5XX) == 2
-    error = capfd.readouterr().err
-    assert error.count("holdfast: GET /: the app raised an exception\n") == 2
-    assert error.count("Traceback (most recent call last)") == 2
-    assert error.count("ValueError: on purpose\n") == 2
-
-
-def test_an_app_that_raises_in_its_answer_closes_the_connection(capfd: pytest.CaptureFixture[str]) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"half", "more_body": True})
-        raise ValueError("on purpose")
-
-    with Harness(http(app)) as server:
-        data = server.ask(GET, end=False)
-        assert data.endswith(b"half\r\n")
-        eventually(lambda: server.cell(Cell.CUT) == 1)
-        assert server.service.inflight == 0
-        assert server.cell(Cell.FINISHED) == 0
-    assert capfd.readouterr().err.count("Traceback") == 1
-
-
-def test_an_app_that_returns_without_an_answer_makes_a_500(capfd: pytest.CaptureFixture[str]) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        return
-
-    with Harness(http(app)) as server:
-        assert split_answers(server.ask(GET))[0][0] == 500
-    assert capfd.readouterr().err == "holdfast: GET /: the app returned without completing its answer\n"
-
-
-def test_an_exit_in_the_app_does_not_end_the_worker(capfd: pytest.CaptureFixture[str]) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        raise SystemExit(3)
-
-    with Harness(http(app)) as server:
-        assert [status for status, _, _ in split_answers(server.ask(GET * 2))] == [500, 500]
-    assert "SystemExit: 3" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(("declared", "sent"), [(b"3", b"abcd"), (b"5", b"abcd")])
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_an_answer_of_another_length_than_declared_closes_and_logs_one_line(
-    capfd: pytest.CaptureFixture[str], declared: bytes, sent: bytes, pieces: int
-) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", declared)]})
-        if pieces == 2:
-            await send({"type": "http.response.body", "body": sent[:1], "more_body": True})
-            await send({"type": "http.response.body", "body": sent[1:]})
-        else:
-            await send({"type": "http.response.body", "body": sent})
-
-    with Harness(http(app)) as server:
-        data = server.ask(GET, end=False) if pieces == 2 else server.ask(GET)
-        if pieces == 1:
-            assert data.startswith(b"HTTP/1.1 500")  # nothing was written yet
-        else:
-            assert len(data.partition(b"\r\n\r\n")[2]) <= int(declared)
-            eventually(lambda: server.cell(Cell.CUT) == 1)
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "declared" in lines[0] or "more than" in lines[0]
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [{"type": "http.response.body", "body": b""}],
-        [{"type": "http.response.start", "status": 200}, {"type": "http.response.start", "status": 200}],
-        [{"type": "http.nonsense"}],
-        [{"type": "http.response.start", "status": 99}],
-        [{"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]}],
-        [{"type": "http.response.start", "status": 200, "headers": [("a", "b")]}],
-        [{"type": "http.response.start", "status": 200}, {"type": "http.response.body", "body": "text"}],
-    ],
-)
-def test_messages_out_of_order_or_shape_raise_in_the_app(
-    capfd: pytest.CaptureFixture[str], messages: list[dict[str, Any]]
-) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        for message in messages:
-            await send(message)
-
-    with Harness(http(app)) as server:
-        assert split_answers(server.ask(GET))[0][0] == 500
-    assert capfd.readouterr().err.startswith("holdfast: GET /: ")
-
-
-def test_what_is_sent_after_the_answer_is_ignored_and_logged_once(capfd: pytest.CaptureFixture[str]) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await answer(send, b"first")
-        await answer(send, b"second")
-        await send({"type": "http.response.nonsense"})
-
-    with Harness(http(app)) as server:
-        assert [body for _, _, body in split_answers(server.ask(GET * 2))] == [b"first", b"first"]
-        assert server.cell(Cell.CUT) == 0
-    line = "holdfast: GET /: the app sent 'http.response.start' after its answer was complete: ignored\n"
-    assert capfd.readouterr().err == line * 2
-
-
-@pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_after_the_answer_receive_gives_the_disconnect_whatever_of_the_body_was_not_read(method: bytes) -> None:
-    told: list[str] = []
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        waiting = asyncio.ensure_future(receive()) if method == b"POST" else None
-        await asyncio.sleep(0)
-        await answer(send)
-        told.append((await receive())["type"])
-        if waiting is not None:
-            told.append((await waiting)["type"])
-
-    asked = method + b" / HTTP/1.1\r\nHost: x\r\n" + (b"Content-Length: 6\r\n\r\n" if method == b"POST" else b"\r\n")
-    with Harness(http(app)) as server, server.connect() as sock:
-        sock.sendall(asked)
-        read_until(sock, b"ok")
-        eventually(lambda: not server.service.bridge.is_running())
-        assert told == ["http.disconnect"] * (1 if method == b"GET" else 2)
-        sock.sendall((b"123456" if method == b"POST" else b"") + GET)
-        assert split_answers(read_until(sock, b"ok"))[0][0] == 200
-
-
-def test_the_next_request_does_not_wait_for_work_after_the_answer() -> None:
-    release = threading.Event()
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await answer(send)
-        await asyncio.to_thread(release.wait, 10)
-
-    with Harness(http(app)) as server:
-        with server.connect() as sock:
-            for _ in range(3):
-                sock.sendall(GET)
-                read_until(sock, b"ok")
-            assert server.service.inflight == 0
-            server.call(lambda: server.service.drain(0.0))
-        eventually(lambda: server.service.connections == 0)
-        assert server.empties == 0  # background work is app code, too
-        release.set()
-        eventually(lambda: server.empties == 1)
-
-
-def test_a_streamed_answer_is_chunked_and_goes_out_as_it_is_sent() -> None:
-    release = threading.Event()
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"one", "more_body": True})
-        await asyncio.to_thread(release.wait, 10)
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        await send({"type": "http.response.body", "body": b"two", "more_body": True})
-        await send({"type": "http.response.body", "more_body": False})
-
-    with Harness(http(app)) as server, server.connect() as sock:
-        sock.sendall(GET)
-        data = read_until(sock, b"one\r\n")
-        release.set()
-        data += read_until(sock, b"0\r\n\r\n")
-        assert split_answers(data)[0][2] == b"onetwo"
-
-
-def test_http_1_0_streams_until_the_close() -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"one", "more_body": True})
-        await send({"type": "http.response.body", "body": b"two"})
-
-    with Harness(http(app)) as server:
-        data = server.ask(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", end=False)
-        assert b"chunked" not in data
-        assert b"connection: close" in data
-        assert data.endswith(b"\r\n\r\nonetwo")
-
-
 def test_a_body_in_tiny_pieces_is_paused_before_its_pieces_outweigh_it() -> None:
     go = threading.Event()
 
@@ -512,16 +310,6 @@ def test_a_body_that_stops_is_given_up_and_told() -> None:
         data = server.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc", end=False)
         assert data.startswith(b"HTTP/1.1 408 ")
         eventually(lambda: told == ["http.request", "http.disconnect"])
-
-
-def test_a_large_answer_is_whole() -> None:
-    body = bytes(range(256)) * 40_000
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await answer(send, body)
-
-    with Harness(http(app)) as server:
-        assert [body == got for _, _, got in split_answers(server.ask(GET * 2))] == [True, True]
 
 
 def test_many_clients_at_once_are_all_counted() -> None:
