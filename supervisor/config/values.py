@@ -43,7 +43,7 @@ _ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as usera
 _OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
 _CIPHERS = re.compile(r"[A-Za-z0-9_+!:,@=.-]{1,2000}", re.ASCII)
 ATOM = re.compile(
-    r"%(?:%|\((?:\{(?P<field>[A-Za-z0-9_-]{1,100})\}(?=[ioe])|(?=[hlutrmUqHsBbfaTDMLpIwg]))(?P<name>[A-Za-z])\)s)"
+    r"%(?:%|\((?:\{(?P<field>[A-Za-z0-9._-]{1,100})\}(?=[ioe])|(?=[hlutrmUqHsBbfaTDMLpIwg]))(?P<name>[A-Za-z])\)s)"
 )
 """One atom of an access log's format, or a percent sign."""
 

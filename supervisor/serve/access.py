@@ -1,7 +1,7 @@
 """The access log: a line for each answer, written in batches that never wait.
 
-Invariant: a log that nobody reads costs lines, counted on the board, and never time. At most 64 KiB of lines wait here;
-a write is tried each 50 ms and whenever that much has come.
+Invariant: a log that nobody reads costs lines, counted on the board, and never time. A write is tried each 50 ms and
+whenever there are 128 lines more; of what it does not take, little more than 256 KiB is kept.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from supervisor.config.settings import LogFormat
 from supervisor.kernel.board import Cell, Row
-from supervisor.serve.logline import Writer, compile_format
+from supervisor.serve.logline import Client, Clock, Writer, compile_format
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
 
 _DROPPED = int(Cell.RECORDS_DROPPED)
 _INTERVAL = 0.05
-_BATCH = 64 * 1024
-_PENDING = 4 * _BATCH  # lines that may wait for a pipe to be read before new ones are dropped
+_BATCH = 128  # lines that are written at the latest when there are so many
+_WAITING = 256 * 1024  # bytes that may wait for a pipe to be read before new lines are dropped
 
 
 class AccessLog:
@@ -45,9 +45,10 @@ class AccessLog:
         self._row = row
         if template == "auto":
             template = "json" if form == "json" else "combined"
-        self._render = compile_format(template, Writer(f"{app}:{slot}", generation, os.getpid()))
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._clock = Clock()
+        self._render = compile_format(template, Writer(f"{app}:{slot}", generation, os.getpid()), self._clock)
+        self._lines: list[str] = []  # of this batch
+        self._waiting = b""  # earlier ones, which could not be written yet
         self._timer: asyncio.TimerHandle | None = None
         self._open(fd)
 
@@ -62,60 +63,58 @@ class AccessLog:
         self.flush()
         if self._timer is not None:
             self._timer.cancel()
-        self._row[_DROPPED] += len(self._lines)
-        self._lines.clear()
+        self._row[_DROPPED] += self._waiting.count(b"\n")
+        self._waiting = b""
         self._close()
 
-    def record(self, client: tuple[str, int] | None, exchange: Exchange) -> None:
+    def record(self, client: Client, exchange: Exchange) -> None:
         """Log one finished exchange."""
-        if self._size >= _PENDING:
-            self._row[_DROPPED] += 1
-            return
-        line = self._render(client, exchange, self._loop.time() - exchange.since)
-        self._lines.append(line)
-        self._size += len(line)
-        if self._timer is None:
-            self._timer = self._loop.call_later(_INTERVAL, self._tick)
-        if self._size >= _BATCH and self._size - len(line) < _BATCH:
-            self.flush()
+        lines = self._lines
+        lines.append(self._render(client, exchange))
+        if not 1 < len(lines) < _BATCH:
+            self._batched(len(lines))
 
     def flush(self) -> None:
         """Write what waits, without waiting."""
-        while self._lines:
-            count, data = self._batch()
-            try:
-                written = self._write(data)
-            except BlockingIOError:
-                return
-            except OSError:
+        data = self._waiting
+        if self._lines:
+            if len(data) < _WAITING:
+                data += "".join(self._lines).encode("utf-8", "replace")
+            else:
                 self._row[_DROPPED] += len(self._lines)
-                self._lines.clear()
-                self._size = 0
-                return
-            self._size -= written
-            del self._lines[:count]
-            if written < len(data):
-                self._lines.insert(0, data[written:])
-                return
+            self._lines.clear()
+        done = 0
+        try:
+            while done < len(data):
+                done += self._write(data[done : self._end(data, done)])
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._row[_DROPPED] += data.count(b"\n", done)
+            done = len(data)
+        self._waiting = data[done:]
+
+    def _batched(self, count: int) -> None:
+        """A batch begins, or is large enough to be written."""
+        if count >= _BATCH:
+            self.flush()
+            return
+        self._clock.renew()
+        if self._timer is None:
+            self._timer = self._loop.call_later(_INTERVAL, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         self.flush()
-        if self._lines:
+        if self._waiting:
             self._timer = self._loop.call_later(_INTERVAL, self._tick)
 
-    def _batch(self) -> tuple[int, bytes]:
-        """As many lines as go in one write; into a pipe no more than are written whole (pipe(7), PIPE_BUF), so that
-        the lines of workers that share it never mix."""
-        if not self._atomic:
-            return len(self._lines), b"".join(self._lines)
-        size = count = 0
-        for line in self._lines:
-            if count and size + len(line) > select.PIPE_BUF:
-                break
-            size += len(line)
-            count += 1
-        return count, b"".join(self._lines[:count])
+    def _end(self, data: bytes, start: int) -> int:
+        """Up to where `data` goes in one write; into a pipe no more lines than are written whole (pipe(7), PIPE_BUF),
+        so that those of workers who share it never mix."""
+        if not self._atomic or len(data) - start <= select.PIPE_BUF:
+            return len(data)
+        return (data.rfind(b"\n", start, start + select.PIPE_BUF) + 1) or (data.find(b"\n", start) + 1)
 
     def _open(self, fd: int) -> None:
         """Never wait for `fd`, and leave its flags alone: they belong to the open file, which others share. A socket

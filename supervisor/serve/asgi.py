@@ -10,6 +10,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from zttp import Request
@@ -116,7 +117,7 @@ class AsgiExchange(ExtendedAnswer):
         self.sent = 0
         self.request = request
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
-        self.since = bridge.loop.time()
+        self.since = monotonic()
         self.holds_body = request.expect_continue and not legacy
         self._bridge = bridge
         self._connection = connection

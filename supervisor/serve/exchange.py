@@ -26,10 +26,11 @@ class Exchange(Protocol):
 
     request: Request
     method: str
+    legacy: bool  # the request came as HTTP/1.0
     status: int  # 0 until the answer's head was written
     sent: int  # bytes of body
     keep: bool  # whether the connection may live on after this answer
-    since: float  # loop time of the head, for the access log and the list of what was cut
+    since: float  # when the head came, by time.monotonic: the loop's own clock stands still while an app blocks it
     trace: Trace  # the request's names
     holds_body: bool  # the client waits for 100 Continue
 

@@ -1,32 +1,35 @@
 """What a line of the access log says, compiled once from its format to the function that writes it.
 
-Invariant: a line is one line of printable ASCII, or one JSON object, whatever a client has sent. Backslash, quote and
-everything that is not printable is escaped as `\\xhh`.
+Invariant: a line is one line, or one JSON object, of printable ASCII, whatever a client has sent; only the text of the
+format itself may be more.
+
+A format is text with atoms in it. Each atom is an expression of Python (`_ATOMS`), what several need is computed once
+(`_STEPS`), and one function is written from them and compiled, as dataclasses does for `__init__`. So a line costs what
+its own atoms cost, and nothing is interpreted again for each request.
 
 Source: mod_log_config of Apache, and gunicorn's `access_log_format`, whose atoms these are.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
+import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from math import trunc
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-import msgspec
-
-from supervisor.config.values import ATOM
-from supervisor.serve.head import fields
+from supervisor.serve import logtext
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
-
+_JSON = (
+    '{"ts":%(ts)s,"client":%(client)s,"method":"%(m)s","path":%(path)s,"protocol":"%(H)s","status":%(s)s,"bytes":%(B)s,'
+    '"duration":%(L)s,"referer":%(referer)s,"user_agent":%(agent)s,"request_id":"%(I)s","worker":"%(w)s",'
+    '"generation":%(g)s}'
+)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_PLAIN = bytes(i for i in range(32, 127) if i not in b'"\\')
 
 
 class Writer(NamedTuple):
@@ -38,200 +41,165 @@ class Writer(NamedTuple):
 
 
 Client = tuple[str, int] | None
-Render = Callable[[Client, "Exchange", float], bytes]
-"""From the client, the finished exchange, and the seconds it took, to a line with its newline."""
+Render = Callable[[Client, "Exchange"], str]
+"""From a client and its finished exchange to a line with its newline."""
 
 
-def compile_format(text: str, writer: Writer) -> Render:
-    """`combined`, `json`, or a format with atoms, which was checked as a setting."""
-    if text == "json":
-        return _json(writer)
-    return _combined() if text in ("combined", COMBINED) else _custom(text, writer)
+class Clock:
+    """The time of day as text, right until `until`, which is of `now`: seconds that never jump."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self.now = now
+        self._wall = wall
+        self.until = 0.0
+        self.renew()
+
+    def renew(self) -> float:
+        """Make the text right. Returns `now`."""
+        now = self.now()
+        if now >= self.until:
+            wall = self._wall()
+            second = int(wall)
+            self.begun = now - (wall - second)
+            self.until = self.begun + 1.0
+            at = time.localtime(second)
+            self.apache = time.strftime(f"[%d/{_MONTHS[at.tm_mon - 1]}/%Y:%H:%M:%S %z]", at)
+            self.unix = str(second)
+        return now
 
 
-class _Clock:
-    """The time of day as Apache writes it, made once a second. `text` holds from `since` to `until`."""
+def compile_format(template: str, writer: Writer, clock: Clock) -> Render:
+    """`combined`, `json`, or a format with atoms, which was checked as a setting.
 
-    def __init__(self) -> None:
-        self.since = self.until = 0.0
-        self.text = b""
-
-    def read(self) -> bytes:
-        if not self.since <= time.time() < self.until:
-            self.set()
-        return self.text
-
-    def set(self) -> None:
-        now = int(time.time())
-        at = time.localtime(now)
-        self.text = time.strftime(f"[%d/{_MONTHS[at.tm_mon - 1]}/%Y:%H:%M:%S %z]", at).encode("ascii")
-        self.since, self.until = float(now), now + 1.0
+    `%(t)s` says what `clock` says, who has to be renewed when a batch of lines begins.
+    """
+    source = _Source(writer)
+    source.add({"combined": COMBINED, "json": _JSON}.get(template, template))
+    names = {"clock": clock, "now": clock.now, "trunc": trunc, **vars(logtext)}
+    exec(compile(source.function(), "<access log>", "exec"), names)  # noqa: S102 - what a setting says is in it as repr
+    return cast("Render", names["render"])
 
 
-def _combined() -> Render:
-    """The everyday format, written out, which is twice as fast as its atoms."""
-    clock = _Clock()
-    wall = time.time
+_PIECE = re.compile(r"%(?:%|\((?:\{(?P<field>[^}]+)\})?(?P<name>[A-Za-z]+)\)s)")
 
-    def render(client: Client, exchange: Exchange, _seconds: float) -> bytes:
-        if not clock.since <= wall() < clock.until:
-            clock.set()
-        request = exchange.request
-        target = request.target
-        get = request.headers.get  # type: ignore[union-attr]
-        referer, agent, authorization = get(b"referer", b"-"), get(b"user-agent", b"-"), get(b"authorization")
-        if (target + referer + agent).translate(None, _PLAIN):
-            target, referer, agent = (quoted(value).encode("ascii") for value in (target, referer, agent))
-        return b'%b - %b %b "%b %b HTTP/%b" %d %b "%b" "%b"\n' % (
-            client[0].encode() if client else b"-",
-            _user(authorization).encode("ascii") if authorization else b"-",
-            clock.text,
-            request.method,
-            target,
-            request.http_version,
-            exchange.status,
-            b"%d" % exchange.sent if exchange.sent else b"-",
-            referer,
-            agent,
-        )
+_ATOMS = {
+    "h": 'client[0] if client else "-"',
+    "t": "clock.apache",
+    "m": "exchange.method",
+    "target": "texts[request.target]",
+    "U": 'texts[request.target.partition(b"?")[0]]',
+    "q": 'texts[request.target.partition(b"?")[2]]',
+    "H": '"HTTP/1.0" if exchange.legacy else "HTTP/1.1"',
+    "s": "DIGITS[exchange.status]",
+    "B": "numbers[exchange.sent]",
+    "b": 'numbers[exchange.sent] if exchange.sent else "-"',
+    "T": "numbers[micros // 1000000]",
+    "M": "numbers[micros // 1000]",
+    "D": "numbers[micros]",
+    "millis": "seconds[micros // 1000]",
+    "micros": "DIGITS[micros % 1000]",
+    "I": "exchange.trace.name or exchange.trace.named()",
+    "second": "clock.unix",
+    "fraction": "DIGITS[trunc((ended - clock.begun) * 1000)]",
+    "client": 'json_hosts[client[0]] if client else "null"',
+    "path": "json_texts[request.target]",
+}
+"""Expressions of a string."""
 
-    return render
+_LOOKED_UP = {
+    "u": ("authorization", "user_of(found)", "-"),
+    "f": ("referer", "texts[found]", "-"),
+    "a": ("user-agent", "texts[found]", "-"),
+    "referer": ("referer", "json_texts[found]", "null"),
+    "agent": ("user-agent", "json_texts[found]", "null"),
+}
+"""Fields of the request: the name, the expression of what was found, and the text for nothing."""
 
-
-_JSON = (
-    b'{"ts":%%.6f,"client":%%b,"method":"%%b","path":%%b,"protocol":"HTTP/%%b","status":%%d,"bytes":%%d,"duration":%%.6f,'
-    b'"referer":%%b,"user_agent":%%b,"request_id":"%%b","worker":%b,"generation":%d}\n'
-)
-
-
-def _json(writer: Writer) -> Render:
-    """`duration` is seconds from head to answer, `bytes` counts the body. What can need no escape is not encoded."""
-    encode = msgspec.json.Encoder().encode
-    template = _JSON % (encode(writer.worker).replace(b"%", b"%%"), writer.generation)
-
-    def text(value: bytes) -> bytes:
-        return encode(value.decode("latin-1"))
-
-    def render(client: Client, exchange: Exchange, seconds: float) -> bytes:
-        request = exchange.request
-        target = request.target
-        get = request.headers.get  # type: ignore[union-attr]
-        referer, agent = get(b"referer"), get(b"user-agent")
-        quote = b'"%b"'.__mod__ if not (target + (referer or b"") + (agent or b"")).translate(None, _PLAIN) else text
-        return template % (
-            time.time(),
-            b'"%b"' % client[0].encode() if client else b"null",
-            request.method,
-            quote(target),
-            request.http_version,
-            exchange.status,
-            exchange.sent,
-            seconds,
-            b"null" if referer is None else quote(referer),
-            b"null" if agent is None else quote(agent),
-            exchange.trace["request_id"].encode("ascii"),
-        )
-
-    return render
-
-
-Atom = Callable[[Client, "Exchange", float], object]
-
-
-def _custom(text: str, writer: Writer) -> Render:
-    atoms: list[Atom] = []
-    template = ""
-    end = 0
-    for match in ATOM.finditer(text):
-        template += text[end : match.start()].replace("%", "%%") + ("%s" if match["name"] else "%%")
-        end = match.end()
-        if match["name"]:
-            atoms.append(_atom(match["name"], match["field"], writer))
-    template += text[end:].replace("%", "%%") + "\n"
-
-    def render(client: Client, exchange: Exchange, seconds: float) -> bytes:
-        return (template % tuple([atom(client, exchange, seconds) for atom in atoms])).encode("utf-8", "replace")
-
-    return render
-
-
-def _atom(name: str, field: str | None, writer: Writer) -> Atom:
-    if field is not None:
-        return _FIELDS[name](field)
-    clock = _Clock().read
-    known: dict[str, Atom] = {
-        "t": lambda *_: clock().decode("ascii"),
-        "p": lambda *_: f"<{writer.pid}>",
-        "w": lambda *_: writer.worker,
-        "g": lambda *_: writer.generation,
-        "l": lambda *_: "-",
-    }
-    return known.get(name) or _ATOMS[name]
-
-
-_ATOMS: dict[str, Atom] = {
-    "h": lambda client, *_: client[0] if client else "-",
-    "u": lambda _, exchange, __: _user(fields(exchange.request).get(b"authorization", b"")),
-    "r": lambda _, exchange, __: f"{exchange.method} {quoted(exchange.request.target)} {_protocol(exchange)}",
-    "m": lambda _, exchange, __: exchange.method,
-    "U": lambda _, exchange, __: quoted(exchange.request.target.partition(b"?")[0]),
-    "q": lambda _, exchange, __: quoted(exchange.request.target.partition(b"?")[2]),
-    "H": lambda _, exchange, __: _protocol(exchange),
-    "s": lambda _, exchange, __: exchange.status,
-    "B": lambda _, exchange, __: exchange.sent,
-    "b": lambda _, exchange, __: exchange.sent or "-",
-    "f": lambda _, exchange, __: quoted(fields(exchange.request).get(b"referer", b"-")),
-    "a": lambda _, exchange, __: quoted(fields(exchange.request).get(b"user-agent", b"-")),
-    "T": lambda _, __, seconds: int(seconds),
-    "D": lambda _, __, seconds: int(seconds * 1e6),
-    "M": lambda _, __, seconds: int(seconds * 1e3),
-    "L": lambda _, __, seconds: f"{seconds:.6f}",
-    "I": lambda _, exchange, __: exchange.trace["request_id"],
+_COMPOUND = {
+    "r": "%(m)s %(target)s %(H)s",
+    "L": "%(millis)s%(micros)s",
+    "ts": "%(second)s.%(fraction)s",
 }
 
-
-def _field_in(field: str) -> Atom:
-    name = field.lower().encode("latin-1")
-    return lambda _client, exchange, _seconds: quoted(fields(exchange.request).get(name, b"-"))
-
-
-def _field_out(field: str) -> Atom:
-    start = b"\r\n" + field.lower().encode("latin-1") + b": "
-
-    def read(_client: Client, exchange: Exchange, _seconds: float) -> str:
-        text = exchange.answered()
-        at = text.lower().find(start)
-        return "-" if at < 0 else quoted(text[at + len(start) : text.index(b"\r\n", at + 2)])
-
-    return read
+_STEPS = (
+    ("headers", "headers = request.headers"),
+    ("request", "request = exchange.request"),
+    ("micros", "micros = trunc((ended - exchange.since) * 1e6)"),
+    ("clock.begun", "if ended >= clock.until:\n        clock.renew()"),
+    ("ended", "ended = now()"),
+)
+"""What has to stand before the first mention of a name, the last step first."""
 
 
-def _variable(name: str) -> Atom:
-    value = quoted(os.environb.get(os.fsencode(name), b"-"))
-    return lambda *_: value
+class _Source:
+    """The function that writes a line, as text."""
 
+    def __init__(self, writer: Writer) -> None:
+        self._constants = {"l": "-", "p": f"<{writer.pid}>", "w": writer.worker, "g": str(writer.generation)}
+        self._parts: list[str] = []  # expressions
+        self._text = ""  # what comes next and is the same in each line
+        self._looked_up: list[tuple[str, str, str]] = []
 
-_FIELDS: dict[str, Callable[[str], Atom]] = {"i": _field_in, "o": _field_out, "e": _variable}
+    def add(self, template: str) -> None:
+        end = 0
+        for match in _PIECE.finditer(template):
+            self._text += template[end : match.start()]
+            end = match.end()
+            self._add_atom(match["name"] or "", match["field"])
+        self._text += template[end:]
 
+    def function(self) -> str:
+        self._text += "\n"
+        self._end_text()
+        lines = [f"return ''.join(({', '.join(self._parts)},))"]
+        if self._looked_up:
+            lines.insert(0, self._look_up())
+        for name, step in _STEPS:
+            if name in "\n".join(lines):
+                lines.insert(0, step)
+        return "\n    ".join(["def render(client, exchange):", *lines])
 
-def _protocol(exchange: Exchange) -> str:
-    return "HTTP/" + exchange.request.http_version.decode()
+    def _add_atom(self, name: str, field: str | None) -> None:
+        if field is not None:
+            self._add_expression(self._of_field(name, field))
+        elif name in _LOOKED_UP:
+            self._add_expression(self._field(*_LOOKED_UP[name]))
+        elif name in _ATOMS:
+            self._add_expression(_ATOMS[name])
+        elif name in _COMPOUND:
+            self.add(_COMPOUND[name])
+        else:
+            self._text += self._constants.get(name, "%")
 
+    def _of_field(self, name: str, field: str) -> str:
+        if name == "i":
+            return self._field(field.lower(), "texts[found]", "-")
+        return f"answered_field(exchange, {field!r})" if name == "o" else f"variable(exchange, {field!r})"
 
-def _user(authorization: bytes) -> str:
-    """The name of HTTP's Basic authentication (RFC 7617), `-` for none."""
-    scheme, _, credentials = authorization.partition(b" ")
-    if scheme.lower() != b"basic" or len(credentials) > 1024:
-        return "-"
-    try:
-        name = base64.b64decode(credentials.strip(), validate=True).partition(b":")[0]
-    except binascii.Error:
-        return "-"
-    return quoted(name).replace(" ", "\\x20") or "-"
+    def _field(self, field: str, found: str, nothing: str) -> str:
+        self._looked_up.append((field, found, nothing))
+        return f"field{len(self._looked_up) - 1}"
 
+    def _look_up(self) -> str:
+        """To look for a field costs more than to write it, and a head with one field has Host alone (in HTTP/1.0 it
+        may be another)."""
+        asked, spared = [], []
+        for number, (field, found, nothing) in enumerate(self._looked_up):
+            asked.append(f"found = get({field.encode()!r})")
+            asked.append(f"field{number} = {nothing!r} if found is None else {found}")
+            spared.append(f"field{number} = {nothing!r}")
+        is_host_asked = any(field == "host" for field, _, _ in self._looked_up)
+        condition = "headers" if is_host_asked else "len(headers) > 1 or exchange.legacy"
+        block = "\n        "
+        return (
+            f"if {condition}:{block}{block.join(['get = headers.get', *asked])}\n    else:{block}{block.join(spared)}"
+        )
 
-def quoted(value: bytes) -> str:
-    """What a client sent, made safe to stand between quotes: everything else than printable ASCII is escaped."""
-    if not value.translate(None, _PLAIN):
-        return value.decode("ascii")
-    return "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in value)
+    def _add_expression(self, expression: str) -> None:
+        self._end_text()
+        self._parts.append(expression)
+
+    def _end_text(self) -> None:
+        if self._text:
+            self._parts.append(repr(self._text))
+            self._text = ""

@@ -9,6 +9,7 @@ Sources: W3C Trace Context, section 3.2; no standard has X-Request-ID.
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import re
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ KEYS = ("request_id", "traceparent", "draining")
 
 
 def _batch(_: None) -> Iterator[str]:
-    return map(os.urandom(15).hex().__add__, _TAILS)
+    return map(operator.add, itertools.repeat(os.urandom(15).hex()), _TAILS)
 
 
 def _new_ids() -> Iterator[str]:
@@ -60,7 +61,7 @@ class Trace(msgspec.Struct, weakref=False):
 
     def __getitem__(self, key: str) -> Any:
         if key == "request_id":
-            return self.name or self._name()
+            return self.name or self.named()
         if key == "traceparent":
             return self.parent or self._parent()
         if key == "draining":
@@ -82,24 +83,26 @@ class Trace(msgspec.Struct, weakref=False):
     def __contains__(self, key: object) -> bool:
         return key in KEYS
 
-    def _name(self) -> str:
-        if self.trusted:
-            given = self.request.headers.get(b"x-request-id")  # type: ignore[union-attr]
-            if given is not None and _REQUEST_ID.fullmatch(given):
-                self.name = given.decode("ascii")
-            else:
-                self.name = self._given_parent()[3:35]
-        if not self.name:
-            self.name = next(_ids)
-        return self.name
+    def named(self) -> str:
+        """The request's id, looked for and made if need be: for those who know that `name` is empty still."""
+        request = self.request
+        may_name = self.trusted and (len(request.headers) > 1 or request.http_version == b"1.0")  # Host names nobody
+        self.name = name = (self._given_name() if may_name else "") or next(_ids)
+        return name
 
     def _parent(self) -> str:
         self.parent = self._given_parent() if self.trusted else ""
         if not self.parent:
-            name = self.name or self._name()
+            name = self.name or self.named()
             trace = name if _TRACE_ID.fullmatch(name) else next(_ids)
             self.parent = f"00-{trace}-{next(_ids)[14:30]}-00"
         return self.parent
+
+    def _given_name(self) -> str:
+        given = self.request.headers.get(b"x-request-id")  # type: ignore[union-attr]
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        return self._given_parent()[3:35]
 
     def _given_parent(self) -> str:
         given = self.request.headers.get(b"traceparent")  # type: ignore[union-attr]

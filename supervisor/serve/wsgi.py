@@ -14,6 +14,7 @@ import sys
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from zttp import Request
@@ -93,6 +94,7 @@ class WsgiExchange(Answer):
         "_target",
         "_upload",
         "_written",
+        "environ",
         "holds_body",
         "method",
         "request",
@@ -112,7 +114,7 @@ class WsgiExchange(Answer):
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
-        self.since = bridge.service.loop.time()
+        self.since = monotonic()
         self.holds_body = request.expect_continue and not self.legacy
         self._bridge = bridge
         self._connection = connection
@@ -287,7 +289,7 @@ class WsgiExchange(Answer):
 
     def _environ(self) -> Environ:
         connection = self._connection
-        environ = self._bridge.environs.at(connection.server)
+        environ = self.environ = self._bridge.environs.at(connection.server)  # kept for the access log
         fill(environ, self, self._target, connection)
         if self._upload is not None:
             environ["wsgi.input"] = io.BufferedReader(self._upload, 65536)
