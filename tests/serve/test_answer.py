@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.serve.answer import Answer, AnswerError, Stamps, plain, render, render_text
+from supervisor.serve.answer import Answer, AnswerError, Stamps, plain, render, render_fields, render_text
 
 STAMPS = Stamps()
 STAMPS.set(784111777)
@@ -95,7 +96,71 @@ def test_answers_without_a_body_have_none(status: int, method: str) -> None:
 
 def test_204_has_no_length_and_304_may() -> None:
     assert b"length" not in whole([(b"content-length", b"0")], b"", status=204)
+    assert b"length" not in whole([], b"hello", status=204, method="HEAD")
+    assert b"length" not in whole([], b"hello", status=304, method="HEAD")
     assert b"content-length: 7" in whole([(b"content-length", b"7")], b"", status=304)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_205_says_that_it_has_no_body(method: str) -> None:
+    for headers in ([], [(b"content-length", b"5")]):
+        data = whole(headers, b"hello", status=205, method=method)
+        assert data.endswith(b"content-length: 0\r\n\r\n")
+        assert data.count(b"content-length") == 1
+        assert Answer(method, False, True).begin(render(205, headers), STAMPS).endswith(b"content-length: 0\r\n\r\n")
+
+
+def test_a_size_that_is_known_is_the_length_of_pieces() -> None:
+    answer = Answer("GET", False, True)
+    assert answer.begin(render(200, []), STAMPS, 5).endswith(b"content-length: 5\r\n\r\n")
+    assert answer.around(3) == (b"", b"")
+    with pytest.raises(AnswerError, match="declared 5 bytes and answered 3"):
+        answer.end()
+    assert answer.more(b"de") == b"de"
+    assert answer.end(b"x: y\r\n") == b""  # only chunks have room for trailers
+    assert answer.sent == 5
+    with pytest.raises(AnswerError, match="declared 4 bytes and answered 5"):
+        Answer("GET", False, True).begin(render(200, [(b"content-length", b"4")]), STAMPS, 5)
+    assert b"content-length: 5" in Answer("HEAD", False, True).begin(render(200, []), STAMPS, 5)
+    assert b"length" not in Answer("HEAD", False, True).begin(render(304, []), STAMPS, 5)
+
+
+def test_a_known_size_may_be_chunked_all_the_same_but_not_for_http_1_0() -> None:
+    answer = Answer("GET", False, True)
+    assert b"transfer-encoding: chunked" in answer.begin(render(200, []), STAMPS, 17, chunked=True)
+    assert answer.around(17) == (b"11\r\n", b"\r\n")
+    assert answer.end(b"x: y\r\n") == b"0\r\nx: y\r\n\r\n"
+    assert answer.sent == 17
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_what_may_change_is_copied(kind: Any) -> None:
+    buffer = bytearray(b"a" * 100_000)
+    _, apart = Answer("GET", False, True).whole(render(200, []), kind(buffer), STAMPS)
+    answer = Answer("GET", False, True)
+    answer.begin(render(200, [(b"content-length", b"100000")]), STAMPS)
+    piece = answer.more(kind(buffer))
+    buffer[:] = bytes(100_000)
+    assert apart == piece == b"a" * 100_000
+
+
+@pytest.mark.parametrize("body", ["text", [1, 2], 5])
+def test_what_is_no_bytes_is_no_body(body: bytes) -> None:
+    answer = Answer("GET", False, True)
+    with pytest.raises(TypeError):
+        answer.whole(render(200, []), body, STAMPS)
+    answer.begin(render(200, []), STAMPS)
+    with pytest.raises(TypeError):
+        answer.more(body)
+
+
+def test_fields_are_rendered_alone_and_checked_the_same() -> None:
+    assert render_fields([(b"Link", b"</a>"), (b"link", b"")]) == b"Link: </a>\r\nlink: \r\n"
+    assert render_fields([]) == b""
+    with pytest.raises(AnswerError, match="line break"):
+        render_fields([(b"a", b"b\r\nc: d")])
+    with pytest.raises(AnswerError, match="not a token"):
+        render_fields([(b"a b", b"c")])
 
 
 @pytest.mark.parametrize("value", [b"a\r\nb: c", b"a\nb", b"a\rb", b"a\0b"])

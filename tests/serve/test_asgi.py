@@ -62,6 +62,67 @@ def test_the_scope_has_every_key_with_its_type() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("line", "path", "raw_path", "query"),
+    [
+        (b"GET /", "/", b"/", b""),
+        (b"GET /?", "/", b"/", b""),
+        (b"GET /a?b=%20&c=?", "/a", b"/a", b"b=%20&c=?"),
+        (b"GET //a//b", "//a//b", b"//a//b", b""),
+        (b"GET /%e2%82%ac", "/€", b"/%e2%82%ac", b""),
+        (b"GET /%ff%2", "/\ufffd%2", b"/%ff%2", b""),
+        (b"GET /a%3Fb%00", "/a?b\0", b"/a%3Fb%00", b""),
+        (b"GET http://x/%41?b", "/A", b"/%41", b"b"),
+        (b"GET http://x?b", "/", b"/", b"b"),
+        (b"OPTIONS *", "*", b"*", b""),
+    ],
+)
+def test_a_target_is_told_decoded_and_as_it_came(line: bytes, path: str, raw_path: bytes, query: bytes) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await answer(send)
+
+    with Harness(http(app)) as server:
+        server.ask(line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    (scope,) = seen
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, raw_path, query)
+    assert scope["method"] == line.split()[0].decode()
+
+
+def test_an_ipv6_address_is_told_without_brackets() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await answer(send)
+
+    with Harness(http(app), family=socket.AF_INET6) as server:
+        server.ask(GET)
+        assert seen[0]["server"] == ("::1", server.address[1])
+        assert (seen[0]["client"][0], type(seen[0]["client"][1])) == ("::1", int)
+
+
+def test_what_an_app_writes_into_its_scope_stays_there() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert "own" not in scope
+        for name in ("state", "extensions"):
+            assert "own" not in scope[name]
+            scope[name]["own"] = 1
+        assert (b"own", b"1") not in scope["headers"]
+        scope["headers"].append((b"own", b"1"))
+        scope["own"] = 1
+        seen.append(scope)
+        await answer(send)
+
+    with Harness(http(app)) as server:
+        assert [status for status, _, _ in split_answers(server.ask(GET * 2))] == [200, 200]
+    assert seen[0] is not seen[1]
+
+
 def test_http_1_0_and_unix_sockets_are_told(tmp_path: Any) -> None:
     seen: list[dict[str, Any]] = []
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import Harness, split_answers
+from .harness import Harness, eventually, read_until, split_answers
 
 BODY = json.dumps({"name": "x" * 2000}).encode()
 POST = b"POST /items?q=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
@@ -81,6 +83,81 @@ def test_fastapi() -> None:
     app.add_api_route("/items", items, methods=["POST"], response_model=None)
     app.add_api_route("/stream", stream, response_model=None)
     check(app, "asgi")
+
+
+SIZE = 8 << 20  # of large answers
+
+
+def starlette_of_large_answers(path: Path) -> object:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, Response, StreamingResponse
+    from starlette.routing import Route
+
+    async def file(request: Request) -> Response:
+        return FileResponse(path)
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(bytes(65536) for _ in range(SIZE // 65536))
+
+    return Starlette(routes=[Route("/file", file), Route("/stream", stream)])
+
+
+def fastapi_of_large_answers(path: Path) -> object:
+    from fastapi import FastAPI
+    from fastapi.responses import FileResponse, StreamingResponse
+
+    async def file() -> FileResponse:
+        return FileResponse(path)
+
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(bytes(65536) for _ in range(SIZE // 65536))
+
+    app = FastAPI()
+    app.add_api_route("/file", file, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/stream", stream, response_model=None)
+    return app
+
+
+@pytest.fixture(params=[starlette_of_large_answers, fastapi_of_large_answers])
+def large(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+    """An app of a framework with large answers at `/file` and `/stream`."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(SIZE))
+    return request.param(path)
+
+
+def test_a_framework_s_files_go_by_sendfile(large: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    real = os.sendfile
+
+    def sendfile(out: int, file: int, offset: int, count: int) -> int:
+        sent.append(real(out, file, offset, count))
+        return sent[-1]
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    content = (tmp_path / "file").read_bytes()
+    with Harness(large) as server:
+        part = b"GET /file HTTP/1.1\r\nHost: x\r\nRange: bytes=5-9\r\n\r\n"
+        answers = split_answers(server.ask(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n" + part))
+        head = server.ask(b"HEAD /file HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert [(status, body) for status, _, body in answers] == [(200, content), (206, content[5:10])]
+    assert sum(sent) == SIZE
+    assert head.endswith(b"\r\n\r\n")
+    assert b"content-length: %d\r\n" % SIZE in head
+
+
+@pytest.mark.parametrize("path", [b"/file", b"/stream"])
+def test_clients_that_go_under_a_framework_s_answer_make_no_noise(
+    capfd: pytest.CaptureFixture[str], large: object, path: bytes
+) -> None:
+    with Harness(large) as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            read_until(sock, b"\r\n\r\n")
+        eventually(lambda: server.service.inflight == 0)
+        eventually(lambda: not server.service.bridge.is_running())
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("threads", [4, 1])
