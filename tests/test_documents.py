@@ -11,6 +11,7 @@ import pytest
 
 from supervisor import __version__
 from supervisor.cli.commands import main as holdfast
+from supervisor.config.bounds import BOUNDS
 from supervisor.config.load import Source, load
 from supervisor.config.options import markdown
 from supervisor.control.ctl import cli
@@ -18,7 +19,7 @@ from supervisor.control.routes import _ROUTES
 from supervisor.embed import Supervisor
 from supervisor.fleet import records as fleet
 from supervisor.reload import records, roll
-from supervisor.serve.limits import Limits
+from supervisor.serve.limits import UNLIMITED, Limits
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
@@ -170,12 +171,17 @@ def test_the_events_and_commands_of_the_fleet_are_all_told() -> None:
 
 
 def test_the_limits_on_clients_are_those_of_the_code() -> None:
-    told = {cells[0].strip("`"): cells[1] for cells in list(rows(section(ARCHITECTURE, "## Limits and time")))[1:]}
+    table = section(ARCHITECTURE, "## Limits and time")
+    told = {cells[0].strip("`"): cells[1] for cells in list(rows(table))[1:]}
     defaults = Limits()
     assert list(told) == list(Limits.__slots__)
     for name, value in told.items():
-        number, unit = value.split()
-        assert float(number) * {"KiB": 1024, "s": 1}[unit] == getattr(defaults, name), name
+        number, _, unit = value.partition(" ")
+        limit = UNLIMITED if number == "none" else float(number) * {"KiB": 1024, "s": 1, "": 1}[unit]
+        assert limit == getattr(defaults, name), name
+    settings = {cells[0].strip("`"): cells[3].strip("` |") for cells in list(rows(table))[1:]}
+    assert {name for name in settings.values() if name} <= {option.key for option in BOUNDS}
+    assert {option.key for option in BOUNDS} <= set(settings.values())
 
 
 def test_every_room_is_described() -> None:

@@ -6,6 +6,7 @@ Invariant: an option exists exactly when it has a row here, and its key is a fie
 from __future__ import annotations
 
 from supervisor.config import values
+from supervisor.config.bounds import BOUNDS
 from supervisor.config.edge import EDGE
 from supervisor.config.option import Option, Section
 
@@ -222,16 +223,6 @@ OPTIONS: tuple[Option, ...] = (
         help="on stopping, a request that comes this late on an idle connection is still answered",
     ),
     Option(
-        key="keepalive",
-        flags=("--keepalive",),
-        section="app",
-        group=_TIMES,
-        parse=values.seconds(),
-        metavar="S",
-        default="75",
-        help="idle connection lifetime",
-    ),
-    Option(
         key="max_memory",
         flags=("--max-memory",),
         section="app",
@@ -261,6 +252,7 @@ OPTIONS: tuple[Option, ...] = (
         default="1000",
         help="requests at once in a worker; above it the worker stops accepting",
     ),
+    *BOUNDS,
     Option(
         key="ws_max_size",
         flags=("--ws-max-size",),

@@ -14,6 +14,11 @@ Preload = Literal["auto", "on", "off"]
 CertReqs = Literal["none", "optional", "required"]
 LogFormat = Literal["text", "json"]
 
+# What zttp 0.0.35 parses at most; it has no settings for them.
+MAX_REQUEST_LINE = 16 * 1024 - 1
+MAX_REQUEST_HEAD = 64 * 1024
+MAX_REQUEST_FIELDS = 100
+
 
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One `[app.NAME]` table. Times are seconds, sizes bytes; `None` means no limit or not set."""
@@ -48,6 +53,16 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
     max_requests: int | None = None
     max_inflight: int = 1000
+    max_connections: int = 16384
+    limit_request_line: int = 8 * 1024
+    limit_request_head: int = MAX_REQUEST_HEAD
+    limit_request_fields: int = MAX_REQUEST_FIELDS
+    max_body: int | None = None
+    first_byte_timeout: float = 60.0
+    head_timeout: float = 15.0
+    body_timeout: float = 30.0
+    send_timeout: float = 60.0
+    keepalive_requests: int | None = None
     ws_max_size: int = 16 * 1024**2
     ws_ping_interval: float = 20.0  # 0: no pings
     ws_ping_timeout: float = 20.0

@@ -22,6 +22,7 @@ Parser = Callable[[object], Any]
 MAX_WORKERS = 1024
 MAX_THREADS = 1024
 MAX_INFLIGHT = 1_000_000
+MAX_CONNECTIONS = 10_000_000
 MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once 16 bits wide
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
@@ -102,6 +103,23 @@ def parse_size(value: object) -> int:
     if size is None or not 0 <= size <= MAX_COUNT:
         raise ValueError(f"a size such as 512M or 2G, not {shown(value)}")
     return size
+
+
+def parse_body_size(value: object) -> int | None:
+    """A size; 0 means no limit (None)."""
+    return parse_size(value) or None
+
+
+def size(minimum: int, maximum: int) -> Parser:
+    """A parser for a size within bounds, of which both are a whole number of kibibytes or less than one."""
+
+    def parse(value: object) -> int:
+        found = parse_size(value)
+        if not minimum <= found <= maximum:
+            raise ValueError(f"a size of {_size(minimum)} to {_size(maximum)}, not {shown(value)}")
+        return found
+
+    return parse
 
 
 def parse_message_size(value: object) -> int:
@@ -323,6 +341,10 @@ def _whole(value: object) -> int | None:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         return int(value)
     return None
+
+
+def _size(count: int) -> str:
+    return f"{count // 1024}K" if count % 1024 == 0 else str(count)
 
 
 def _seconds(value: object) -> float | None:

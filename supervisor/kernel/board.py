@@ -43,7 +43,28 @@ class Cell(enum.IntEnum):
     HANDED_OVER = 16  # connections given to another worker, which goes on with them
     DRAINED = 17  # connections that a leaving worker saw to their proper end: announced, or the client's own
     CONNECTIONS_CUT = 18  # connections ended under their clients because `drain_timeout` was over
-    END = 19
+    # From here on: what has ended a request or a connection before its time, the HTTP that was broken or the setting.
+    MALFORMED = 32
+    NOT_IMPLEMENTED = 33
+    HTTP_VERSION = 34
+    TLS = 35  # handshakes that failed or came late
+    PROXY_PROTOCOL = 36  # headers that were wrong or came late
+    LIMIT_REQUEST_LINE = 37
+    LIMIT_REQUEST_HEAD = 38
+    LIMIT_REQUEST_FIELDS = 39
+    MAX_BODY = 40
+    FIRST_BYTE_TIMEOUT = 41
+    HEAD_TIMEOUT = 42
+    BODY_TIMEOUT = 43
+    SEND_TIMEOUT = 44
+    KEEPALIVE = 45
+    KEEPALIVE_REQUESTS = 46
+    MAX_CONNECTIONS = 47  # times that the listening sockets were left alone for it
+    END = 48
+
+
+ENDED_BY: dict[str, Cell] = {cell.name.lower(): cell for cell in Cell if Cell.MALFORMED <= cell < Cell.END}
+"""What can end requests and connections, as people and metrics call it."""
 
 
 class WorkerState(enum.IntEnum):

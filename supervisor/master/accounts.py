@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
-from supervisor.kernel.board import Cell, Row
+from supervisor.kernel.board import ENDED_BY, Cell, Row
 from supervisor.master.worker import Worker
 from supervisor.messages.status import Totals
 from supervisor.watch.evidence import Answers
@@ -65,6 +65,7 @@ class Accounts:
     def __init__(self) -> None:
         self._dead: dict[int, Counts] = {}
         self._forgotten = Counts()  # of generations that nobody asks for any more
+        self._ended = dict.fromkeys(ENDED_BY, 0)
         self.restarts = 0
         self.by_slot: dict[int, int] = {}  # restarts
 
@@ -72,6 +73,8 @@ class Accounts:
         """Take over an ended worker's counters; returns how many requests were lost with it."""
         left = Counts.of_dead(worker)
         self._dead[worker.generation] = self._dead.get(worker.generation, Counts()) + left
+        for name, cell in ENDED_BY.items():
+            self._ended[name] += worker.row[cell]
         return left.cut + left.reset
 
     def keep_only(self, generations: Collection[int]) -> None:
@@ -92,6 +95,11 @@ class Accounts:
     def all(self, living: Iterable[Worker]) -> Counts:
         """Of everybody there ever was."""
         return _sum(living, sum(self._dead.values(), self._forgotten))
+
+    def ended(self, living: Iterable[Worker]) -> dict[str, int]:
+        """What has ended requests and connections, by the names of `ENDED_BY`."""
+        rows = [worker.row for worker in living]
+        return {name: count + sum(row[ENDED_BY[name]] for row in rows) for name, count in self._ended.items()}
 
     def totals(self, living: Iterable[Worker]) -> Totals:
         counts = self.all(living)

@@ -33,7 +33,8 @@ class MasterSupervision:
         self._begin_stop = begin_stop
 
     def metrics(self) -> str:
-        return exposition(self.status())
+        ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
+        return exposition(self.status(), ended)
 
     def reload(self, apps: Sequence[str]) -> dict[str, int]:
         for name in apps:

@@ -11,7 +11,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
 from supervisor.messages.status import AppState, AppStatus, RollStatus, SlotState, Status, Totals, Verdict, WorkerStatus
@@ -21,6 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Labels = dict[str, str]
 Sample = tuple[Labels, float]
 Apps = dict[str, AppStatus]
+Ended = Mapping[str, Mapping[str, int]]
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Totals], int]], ...] = (
     ("holdfast_requests_total", "Requests taken by workers.", lambda totals: totals.requests),
@@ -53,9 +54,10 @@ _SLOT_GAUGES: tuple[tuple[str, str, Callable[[list[WorkerStatus]], float]], ...]
 )
 
 
-def exposition(status: Status) -> str:
-    """All families of one snapshot, each with its HELP and TYPE lines."""
-    families = [*_instance(status), *_apps(status.apps), *_counters(status.apps), *_slots(status.apps)]
+def exposition(status: Status, ended: Ended) -> str:
+    """All families of one snapshot, each with its HELP and TYPE lines. `ended` counts, by app, what limits and broken
+    HTTP have ended, by kind."""
+    families = [*_instance(status), *_apps(status.apps), *_counters(status.apps), *_ended(ended), *_slots(status.apps)]
     return "".join(families)
 
 
@@ -105,6 +107,15 @@ def _rolls(rolls: dict[str, RollStatus]) -> Iterator[str]:
 def _counters(apps: Apps) -> Iterator[str]:
     for name, about, value in _COUNTERS:
         yield _family(name, "counter", about, [({"app": app}, value(status.totals)) for app, status in apps.items()])
+
+
+def _ended(apps: Ended) -> Iterator[str]:
+    yield _family(
+        "holdfast_ended_total",
+        "counter",
+        "Requests and connections ended by a limit, or by what was wrong with them.",
+        (({"app": app, "by": kind}, count) for app, ended in apps.items() for kind, count in ended.items()),
+    )
 
 
 def _slots(apps: Apps) -> Iterator[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from supervisor.errors import HoldfastError
+from supervisor.serve.head import LARGE_BODY, Refusal
 from supervisor.serve.limits import Limits
 
 _CREDIT = 16  # bytes of framing that a byte of body pays for: chunks of a single byte have 5
@@ -35,7 +36,15 @@ _NO_TRAILERS = frozenset((b"content-length", b"host", b"transfer-encoding"))
 
 
 class BodyError(HoldfastError):
-    """A body breaks its framing; the message says how."""
+    """A body breaks its framing; the message says how, and `refusal` is for the client."""
+
+    refusal = Refusal(400, "malformed body")
+
+
+class BodyTooLargeError(BodyError):
+    """A body is more than one may be."""
+
+    refusal = LARGE_BODY
 
 
 class SizedBody:
@@ -62,7 +71,7 @@ class ChunkedBody:
     `remaining` is -1 (unknown) until the end was seen, then 0.
     """
 
-    __slots__ = ("_budget", "_held", "_left", "_limit", "_phase", "remaining")
+    __slots__ = ("_budget", "_held", "_left", "_limit", "_phase", "_room", "remaining")
 
     def __init__(self, limits: Limits) -> None:
         self.remaining = -1
@@ -71,9 +80,11 @@ class ChunkedBody:
         self._held = b""  # the beginning of a line
         self._limit = limits.chunk_overhead
         self._budget = self._limit
+        self._room = limits.body
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """As `SizedBody.feed`. Raises `BodyError` for bad chunks and for more framing than body deserves."""
+        """As `SizedBody.feed`. Raises `BodyError` for bad chunks, for more framing than body deserves, and for too much
+        body as soon as a chunk announces it."""
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
@@ -98,19 +109,21 @@ class ChunkedBody:
     def _take_whole(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Take the chunks that are there with both their line's ends: what the other methods do, written out for what
         most chunks are. Returns where the last of them ends."""
-        match, limit, budget = _SIZE_LINE.match, self._limit, self._budget
+        match, limit, budget, room = _SIZE_LINE.match, self._limit, self._budget, self._room
         while line := match(data, at):
             start = line.end()
             size = int(line[1], 16)
             end = start + size
             left = budget - start + at
-            if not size or left < 0 or data[end : end + 2] != b"\r\n":
+            if not size or left < 0 or size > room or data[end : end + 2] != b"\r\n":
                 break
             left += _CREDIT * size
             budget = min(left, limit) - 2
+            room -= size
             pieces.append(data[start:end])
             at = end + 2
         self._budget = budget
+        self._room = room
         return at
 
     def _count(self, piece: bytes, at: int) -> int:
@@ -149,6 +162,9 @@ class ChunkedBody:
         if line is None:
             return self._wait(_SIZE_BEGUN, data, at)
         self._left = int(line[1], 16)
+        self._room -= self._left
+        if self._room < 0:
+            raise BodyTooLargeError("more body than may be")
         self._phase = _DATA if self._left else _TRAILERS
         return line.end()
 

@@ -37,9 +37,9 @@ class Gate:
         self.is_closed = False
 
     @property
-    def is_empty(self) -> bool:
-        """Nobody waits."""
-        return not self._waiting
+    def waiting(self) -> int:
+        """Connections that have not told yet."""
+        return len(self._waiting)
 
     def take(self, sock: socket.socket, timeout: float) -> None:
         """Wait for the header of a fresh connection for at most `timeout` seconds."""

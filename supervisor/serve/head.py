@@ -17,6 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 from zttp import HeaderBlock, Request
 
+from supervisor.config.settings import MAX_REQUEST_FIELDS, MAX_REQUEST_LINE
+from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
 
 HEAD_END = b"\r\n\r\n"
@@ -27,10 +29,21 @@ TLS = 0x16  # the first byte of a handshake record (RFC 8446 section 5.1)
 
 
 class Refusal(NamedTuple):
-    """An answer that no app is asked for: the status, and why in a few words for the client."""
+    """An answer that no app is asked for: the status, why in a few words for the client, and where that is counted."""
 
     status: int
     why: str
+    by: Cell = Cell.MALFORMED
+
+
+LONG_LINE = Refusal(414, "the request line is too long", Cell.LIMIT_REQUEST_LINE)
+LARGE_HEAD = Refusal(431, "the head is too large", Cell.LIMIT_REQUEST_HEAD)
+MANY_FIELDS = Refusal(431, "the head has too many fields", Cell.LIMIT_REQUEST_FIELDS)
+LARGE_BODY = Refusal(413, "the body is too large", Cell.MAX_BODY)
+SLOW_HEAD = Refusal(408, "the head took too long", Cell.HEAD_TIMEOUT)
+SLOW_BODY = Refusal(408, "the body took too long", Cell.BODY_TIMEOUT)
+OTHER_VERSION = Refusal(505, "only HTTP/1.1 and HTTP/1.0 are served here", Cell.HTTP_VERSION)
+OTHER_CODING = Refusal(501, "the only transfer coding known here is chunked", Cell.NOT_IMPLEMENTED)
 
 
 class Target(NamedTuple):
@@ -130,9 +143,9 @@ def _judge_unusual(request: Request) -> Target | Refusal | None:
     if hosts and not is_host(hosts[0]):
         return Refusal(400, "the Host field is not a host")
     if request.method == b"CONNECT":
-        return Refusal(501, "CONNECT is not served here")
+        return Refusal(501, "CONNECT is not served here", Cell.NOT_IMPLEMENTED)
     if not _METHOD.fullmatch(request.method):
-        return Refusal(501, "unknown method")
+        return Refusal(501, "unknown method", Cell.NOT_IMPLEMENTED)
     return _judge_framing(request, headers) or _judge_target(request, hosts[0] if hosts else None)
 
 
@@ -156,7 +169,7 @@ def _judge_codings(codings: list[bytes]) -> Refusal | None:
         return None
     if b"chunked" in names[:-1] or not all(map(_CODING_NAME.fullmatch, names)):
         return Refusal(400, "malformed Transfer-Encoding")
-    return Refusal(501, "the only transfer coding known here is chunked")
+    return OTHER_CODING
 
 
 def _judge_target(request: Request, host: bytes | None) -> Target | Refusal | None:
@@ -211,16 +224,20 @@ def judge_partial(data: bytes, fresh: int, limits: Limits) -> Refusal | None:
     if _BARE.search(data, max(fresh - 1, 0), line if is_long else limits.head + 1):
         return Refusal(400, "a CR or LF that is no line's end")
     if is_long:
-        return Refusal(414, "the request line is too long")
-    if len(data) > limits.head:
-        return Refusal(431, "the head is too large")
-    return None
+        return LONG_LINE
+    return LARGE_HEAD if len(data) > limits.head else None
 
 
 def judge_size(head: bytes, limits: Limits) -> Refusal | None:
-    """Whether a whole head is within the limits. Heads shorter than a request line may be need not be shown here."""
-    fits = len(head) <= limits.head and head.find(b"\r\n", 0, limits.request_line + 2) >= 0
-    return None if fits else judge_partial(head, 0, limits)
+    """Whether a whole head is within the limits. Those of up to `limits.small_head` bytes need not be shown here."""
+    if len(head) > limits.head or head.find(b"\r\n", 0, limits.request_line + 2) < 0:
+        return judge_partial(head, 0, limits)
+    return (judge_partial(head, 0, limits) or MANY_FIELDS) if _count_fields(head) > limits.fields else None
+
+
+def _count_fields(head: bytes) -> int:
+    """Every line of a whole head but the first, and the empty one that ends it."""
+    return head.count(b"\r\n") - 2
 
 
 def refusal_of(head: bytes, oversized: bool) -> Refusal:
@@ -230,9 +247,11 @@ def refusal_of(head: bytes, oversized: bool) -> Refusal:
     if parts is None:
         return Refusal(400, "malformed request line")
     if parts[1] != b"1":
-        return Refusal(505, "only HTTP/1.1 and HTTP/1.0 are served here")
+        return OTHER_VERSION
     if oversized:
-        return Refusal(431, "the head has too many or too large fields")
+        if len(line) > MAX_REQUEST_LINE:
+            return LONG_LINE
+        return MANY_FIELDS if _count_fields(head) > MAX_REQUEST_FIELDS else LARGE_HEAD
     codings = _CODING.findall(head)
     if codings and not _LENGTH.search(head) and (refusal := _judge_codings(codings)):
         return refusal

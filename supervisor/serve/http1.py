@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 
 import zttp
 
+from supervisor.kernel.board import Cell
 from supervisor.serve.answer import CONTINUE, plain
 from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
 from supervisor.serve.faults import complain
 from supervisor.serve.head import (
     HASH,
     HEAD_END,
+    LARGE_BODY,
     METHODS,
     SLASH,
+    SLOW_BODY,
+    SLOW_HEAD,
     Refusal,
     Target,
     fields,
@@ -56,6 +60,7 @@ class Connection(Outgoing):
         "_last",
         "_reading",
         "_rest",
+        "asked",
         "body",
         "client",
         "eof",
@@ -78,12 +83,13 @@ class Connection(Outgoing):
         self.exchange: Exchange | None = None
         self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
         self.eof = False
+        self.asked = 0  # requests so far, where they are limited
         self.scheme: str
         self.origin: Origin | None = None  # the peer, when it is one that may speak for others
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int | None] | None = None
         self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
-        self._last = False  # the client said that it sends no further request
+        self._last: bool | None = None  # the client said that it sends no further request; None: there was none
         self._reading = True
         self._flushing = False
 
@@ -155,8 +161,7 @@ class Connection(Outgoing):
         if data[0] == 13:
             data, fresh = skip_empty_lines(data), 0
             if not data:
-                self._rest = b""
-                self._ready()
+                self._await_request()
                 return
         end = data.find(HEAD_END, fresh - 3 if fresh > 3 else 0) + 4
         if end == 3:
@@ -164,7 +169,7 @@ class Connection(Outgoing):
             return
         head, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
         service = self.service
-        if end > service.limits.request_line and (refusal := judge_size(head, service.limits)):
+        if end > service.small_head and (refusal := judge_size(head, service.limits)):
             self._refuse(refusal, head)
             return
         parser = service.parser
@@ -225,8 +230,11 @@ class Connection(Outgoing):
             return
         path, query = (request.path, request.query) if verdict is None else verdict
         if not request.end_stream:
-            length = fields(request).get(b"content-length")
-            self.body = ChunkedBody(self.service.limits) if length is None else SizedBody(int(length))
+            length, limits = fields(request).get(b"content-length"), self.service.limits
+            if length is not None and int(length) > limits.body:
+                self._refuse(LARGE_BODY, request.method + b" ")
+                return
+            self.body = ChunkedBody(limits) if length is None else SizedBody(int(length))
         self._begin(request, path, query, opener)
 
     def _begin(self, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
@@ -248,8 +256,8 @@ class Connection(Outgoing):
     def _feed(self, body: SizedBody | ChunkedBody, data: bytes) -> None:
         try:
             piece, self._rest = body.feed(data)
-        except BodyError:
-            self._refuse_body(Refusal(400, "malformed body"))
+        except BodyError as error:
+            self._refuse_body(error.refusal)
             return
         done = not body.remaining
         if done:
@@ -371,6 +379,14 @@ class Connection(Outgoing):
         if service.dismisses_idle:
             service.dismiss(self)
 
+    def _await_request(self) -> None:
+        """Only empty lines have come, which are no request and win no time for one."""
+        deadline = self.expires
+        self._rest = b""
+        self._ready()
+        if self.state is IDLE:
+            self.expires = min(self.expires, deadline)
+
     def _next(self) -> None:
         if self.state is NEXT:
             self.state = IDLE
@@ -397,14 +413,14 @@ class Connection(Outgoing):
 
     def _refuse(self, refusal: Refusal, head: bytes) -> None:
         """Answer a head, or the beginning of one, that no app should see."""
-        self.tally.refuse()
+        self.tally.refuse(refusal.by)
         head_only = head.startswith(b"HEAD ")
         self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
         self._linger()
 
     def _refuse_body(self, refusal: Refusal) -> None:
         """End a request whose body can't be read on; answered only when the app has not begun to."""
-        self.tally.refuse()
+        self.tally.refuse(refusal.by)
         if self._flushing and self.exchange is not None:
             # The answer is complete, but for what the client has not taken of it yet. It is the last one now.
             self.exchange.keep = False
@@ -458,16 +474,19 @@ class Connection(Outgoing):
         """The deadline has passed."""
         state = self.state
         if state is HEAD:
-            self._refuse(Refusal(408, "the head took too long"), self._rest)
+            self._refuse(SLOW_HEAD, self._rest)
         elif state is IDLE:
+            self.tally.ended(Cell.FIRST_BYTE_TIMEOUT if self._last is None else Cell.KEEPALIVE)
             self._close()
         elif state is BUSY and self.write_paused and self.is_taken():
             self.expires = self.service.tick + self.service.write_idle_ticks
         elif state is BUSY and self.body is None and not self.write_paused:
             self._expire_half_closed()
         elif state is BUSY and not self.write_paused:
-            self._refuse_body(Refusal(408, "the body took too long"))
+            self._refuse_body(SLOW_BODY)
         else:
+            if state is not CLOSING:
+                self.tally.ended(Cell.SEND_TIMEOUT if state is BUSY else Cell.BODY_TIMEOUT)
             self.transport.abort()
 
     def _expire_half_closed(self) -> None:

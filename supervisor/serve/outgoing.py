@@ -2,7 +2,8 @@
 
 Invariant: nothing is kept here beyond the current turn of the event loop. The transport has no buffer of its own, so
 that right after a write `write_paused` says whether the kernel has taken it whole; and the pieces that an app streams
-without pausing between them go out in one write. A file on its way holds `write_paused` until its last byte is taken.
+without pausing between them go out in one write, which ends the turn of a long one. A file on its way holds
+`write_paused` until its last byte is taken.
 """
 
 from __future__ import annotations
@@ -10,10 +11,36 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from typing import Protocol
 
 from supervisor.serve.sendfile import FilePart, FileSender
 
-_TOGETHER = 64 * 1024  # pieces are written at the latest when they are this many bytes
+TOGETHER = 64 * 1024  # pieces are written at the latest when they are this many bytes
+
+
+class Writer(Protocol):
+    """A protocol that can be told to wait."""
+
+    transport: asyncio.Transport
+    write_paused: bool
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+def give_way(writer: Writer, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+    """Have `writer` wait for the loop's next turn. An app that sends on and on to a client who takes it all would have
+    the loop to itself otherwise, and never be told that its client has gone."""
+    if not writer.write_paused:
+        writer.pause_writing()
+        loop.call_soon(_go_on, writer, context=context)
+
+
+def _go_on(writer: Writer) -> None:
+    transport = writer.transport
+    if writer.write_paused and not (transport.is_closing() or transport.get_write_buffer_size()):
+        writer.resume_writing()
 
 
 class Outgoing(asyncio.Protocol):
@@ -57,8 +84,9 @@ class Outgoing(asyncio.Protocol):
             self._loop.call_soon(self.flush, context=self._context)
         self.outgoing.append(piece)
         self._size += len(piece)
-        if self._size > _TOGETHER:
+        if self._size > TOGETHER:
             self.flush()
+            give_way(self, self._loop, self._context)
 
     def flush(self) -> None:
         """Write what was streamed."""

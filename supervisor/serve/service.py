@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import zttp
 
 from supervisor.config.settings import AppSettings, Interface
-from supervisor.kernel.board import Row, private_row
+from supervisor.kernel.board import Cell, Row, private_row
 from supervisor.kernel.channel import Channel
 from supervisor.messages.wire import HandOver
 from supervisor.serve.answer import Stamps
@@ -31,7 +31,7 @@ from supervisor.serve.handover import Giver
 from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
-from supervisor.serve.limits import NEVER, TICK, Limits, ticks
+from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.peers import Origin, Trust
 from supervisor.serve.proxy import Told
 from supervisor.serve.secure import Handshake, SecureConnection
@@ -71,7 +71,6 @@ class Service:
         self.tick = 0
         self.tls: Tls | None = None
         self._tls_terms: dict[str, Any]
-        self.set_limits(Limits(keepalive=settings.keepalive))
         self.parser = zttp.Connection(zttp.SERVER)
         self.stamps = Stamps()
         self.stamps.set(time.time())
@@ -100,17 +99,21 @@ class Service:
         else:
             self.bridge = WsgiBridge(app, self)  # type: ignore[arg-type]
             self.capacity = min(settings.max_inflight, settings.threads)
-        self.open = self.bridge.open
+        self.open: Opener
         self._tally = Tally(row, self.capacity, on_room)
+        self.set_limits(Limits.of(settings))
         self._gate = Gate(loop, self._trust, self._admit, self._turned_away) if settings.proxy_protocol else None
 
     def set_limits(self, limits: Limits) -> None:
-        """Other limits than the default, for requests from now on."""
+        """Other limits than those of the settings, for requests from now on."""
         self.limits = limits
+        self.small_head = limits.small_head
+        self._tally.places = limits.connections
+        self.open = self.bridge.open if limits.keepalive_requests == UNLIMITED else self._open_counted
         self._tls_terms = {"ssl_handshake_timeout": limits.tls_handshake, "ssl_shutdown_timeout": limits.write_idle}
         if self.tls is not None:
             self._tls_terms["ssl"] = self.tls.context
-        self.first_byte_ticks = ticks(limits.first_byte)
+        self.first_byte_ticks: int = ticks(limits.first_byte)
         self.head_ticks = ticks(limits.head_timeout)
         self.body_idle_ticks = ticks(limits.body_idle)
         self.write_idle_ticks = ticks(limits.write_idle)
@@ -118,8 +121,18 @@ class Service:
         self.closing_ticks = ticks(limits.closing)
         self.keepalive_ticks = ticks(limits.keepalive)
         interval = self.settings.ws_ping_interval
-        self.ping_ticks = ticks(interval) if interval else NEVER
+        self.ping_ticks: int = ticks(interval) if interval else NEVER
         self.pong_ticks = ticks(self.settings.ws_ping_timeout)
+
+    def _open_counted(
+        self, connection: Connection, request: zttp.Request, path: bytes, query: bytes, keep: bool
+    ) -> Exchange:
+        """Open an exchange where requests on a connection are limited; the last of them is answered as the last."""
+        connection.asked += 1
+        if keep and connection.asked >= self.limits.keepalive_requests:
+            keep = False
+            self._tally.ended(Cell.KEEPALIVE_REQUESTS)
+        return self.bridge.open(connection, request, path, query, keep)
 
     def use_tls(self, tls: Tls | None) -> None:
         """Speak TLS on TCP connections from now on; Unix sockets stay plain."""
@@ -135,6 +148,17 @@ class Service:
     def connections(self) -> int:
         """Connections open now."""
         return self._tally.connections
+
+    @property
+    def crowd(self) -> str:
+        """What is here, in the words of a log line."""
+        if self.inflight >= self.capacity:
+            return f"{self.inflight} requests under way, room for {self.capacity}"
+        return f"{self.connections} connections open, room for {self.limits.connections}"
+
+    def has_place(self) -> bool:
+        """Whether one more connection may be taken; when not, `on_room` is called once it may."""
+        return self._tally.has_place(0 if self._gate is None else self._gate.waiting)
 
     async def startup(self) -> None:
         """Start the clock and the app. Raises `AppError` when the app's lifespan says that it can't start."""
@@ -318,7 +342,7 @@ class Service:
 
     def check_empty(self) -> None:
         """Say once that nothing is left to wait for."""
-        waits = self._gate is not None and not self._gate.is_empty
+        waits = self._gate is not None and self._gate.waiting > 0
         gives = self._giver is not None and not self._giver.is_done
         if not (self._emptied or waits or gives or self._connections or self.bridge.is_running()):
             self._emptied = True
@@ -361,7 +385,8 @@ class Service:
     def _turned_away(self, wrong: bool) -> None:
         """A connection ended at the gate."""
         if wrong:
-            self._tally.refuse()
+            self._tally.refuse(Cell.PROXY_PROTOCOL)
+        self._tally.made_place()
         if self.draining:
             self.check_empty()
 
@@ -381,6 +406,6 @@ def _attached(connection: Connection, attaching: Coroutine[Any, Any, Any], _wait
         return
     except (OSError, asyncio.CancelledError) as error:
         if isinstance(connection.transport, Handshake):  # nobody else will tell it
-            if isinstance(error, ssl.SSLError):
-                connection.tally.refuse()
+            if isinstance(error, (ssl.SSLError, ConnectionAbortedError)):  # the latter when it took too long
+                connection.tally.refuse(Cell.TLS)
             connection.connection_lost(None)

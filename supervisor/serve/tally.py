@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from supervisor.kernel.board import Cell, Row
+from supervisor.serve.limits import UNLIMITED
 
 # Plain integers: indexing a memoryview by an IntEnum costs three times as much.
 _CONNECTIONS = int(Cell.CONNECTIONS)
@@ -25,15 +26,28 @@ _CONNECTIONS_CUT = int(Cell.CONNECTIONS_CUT)
 
 
 class Tally:
-    """The only writer of its cells. `on_room` is called whenever `inflight` falls below `capacity`."""
+    """The only writer of its cells. `on_room` is called whenever `inflight` falls below `capacity`, which is of
+    requests, and when a connection may be opened again that could not."""
 
-    __slots__ = ("_on_room", "capacity", "connections", "finished", "inflight", "row", "started")
+    __slots__ = (
+        "_is_crowded",
+        "_on_room",
+        "capacity",
+        "connections",
+        "finished",
+        "inflight",
+        "places",
+        "row",
+        "started",
+    )
 
     def __init__(self, row: Row, capacity: int, on_room: Callable[[], None]) -> None:
         self.row = row
         self.capacity = capacity
         self.inflight = 0
         self.connections = 0
+        self.places = UNLIMITED
+        self._is_crowded = False
         self.started = row[STARTED]  # kept here too: reading a cell back costs as much as writing it
         self.finished = row[FINISHED]
         self._on_room = on_room
@@ -48,6 +62,23 @@ class Tally:
         """A connection is gone."""
         self.connections -= 1
         self.row[_CONNECTIONS] = self.connections
+        self.made_place()
+
+    def has_place(self, others: int) -> bool:
+        """Whether one more connection may be open, with `others` that are not counted here; when not, `on_room` is
+        called once it may."""
+        if self.connections + others < self.places:
+            return True
+        if not self._is_crowded:
+            self._is_crowded = True
+            self.row[Cell.MAX_CONNECTIONS] += 1
+        return False
+
+    def made_place(self) -> None:
+        """One connection is fewer."""
+        if self._is_crowded:
+            self._is_crowded = False
+            self._on_room()
 
     def handed_over(self) -> None:
         """A connection is another worker's."""
@@ -96,6 +127,11 @@ class Tally:
         if inflight == self.capacity:
             self._on_room()
 
-    def refuse(self) -> None:
-        """A head or body was refused."""
+    def refuse(self, by: Cell) -> None:
+        """A head or body was refused, for what `by` counts."""
         self.row[_BAD_REQUESTS] += 1
+        self.row[by] += 1
+
+    def ended(self, by: Cell) -> None:
+        """A connection has come to its end by what `by` counts."""
+        self.row[by] += 1

@@ -15,6 +15,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 from supervisor.serve.limits import NEVER
+from supervisor.serve.outgoing import TOGETHER, give_way
 
 if TYPE_CHECKING:
     from supervisor.serve.framing import Framing
@@ -51,6 +52,7 @@ class WebSocket(asyncio.Protocol):
         "_rest",
         "_service",
         "_unsent",
+        "_written",
         "exchange",
         "expires",
         "phase",
@@ -74,6 +76,7 @@ class WebSocket(asyncio.Protocol):
         self._awaits_pong = False
         self._heard = False  # bytes of a frame have come since the ping
         self._unsent = 0
+        self._written = 0  # since the loop was last given its turn
 
     # What the app's exchange calls.
 
@@ -81,7 +84,12 @@ class WebSocket(asyncio.Protocol):
         """Send the app's `websocket.send`."""
         text = message.get("text")
         framing = self._framing
-        self.transport.write(framing.binary(message["bytes"]) if text is None else framing.text(text))
+        data = framing.binary(message["bytes"]) if text is None else framing.text(text)
+        self.transport.write(data)
+        self._written += len(data)
+        if self._written > TOGETHER:
+            self._written = 0
+            give_way(self, self._service.loop, self._service.context)
 
     def close(self, code: int, reason: str) -> None:
         """Send our close frame; the client has a moment for its own. Raises `CodeError`."""

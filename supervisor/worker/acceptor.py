@@ -37,6 +37,8 @@ class Taker(Protocol):
     @property
     def inflight(self) -> int: ...
 
+    def has_place(self) -> bool: ...
+
     def accepted(self, sock: socket.socket) -> None: ...
 
 
@@ -70,8 +72,9 @@ class Acceptor:
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
 
     def open(self) -> None:
-        """Begin, or begin again, to take connections. Harmless when open, closed for good, or out of descriptors."""
-        if self._is_watching or self._is_short or self._epoll.closed:
+        """Begin, or begin again, to take connections. Harmless when open, closed for good, full, or out of
+        descriptors."""
+        if self._is_watching or self._is_short or self._epoll.closed or self._is_full():
             return
         if not self._is_used_up:
             for fd in self._listeners:
@@ -118,13 +121,17 @@ class Acceptor:
     def _is_used_up(self) -> bool:
         return self._allowed is not None and self._taken >= self._allowed
 
+    def _is_full(self) -> bool:
+        """No request more, or no connection more, has a place; the taker says when one has."""
+        return self._taker.inflight >= self._taker.capacity or not self._taker.has_place()
+
     def _has_room(self) -> bool:
         """Whether one more connection could be served; if not, stop watching until there may be room again."""
         taker = self._taker
         if self._is_used_up:
             self._look_away()
             return False
-        if taker.inflight >= taker.capacity:
+        if self._is_full():
             self.pause()
             return False
         if taker.inflight + max(0, self._awaited - self._row[_STARTED]) >= taker.capacity:
@@ -143,10 +150,10 @@ class Acceptor:
     def _look_again(self) -> None:
         """Those who have brought no request by now are clients who connect in advance: they are not waited for."""
         self._awaited = 0
-        if self._taker.inflight < self._taker.capacity:
-            self.open()
-        else:
+        if self._is_full():
             self.pause()
+        else:
+            self.open()
 
     def _take(self, listener: socket.socket) -> bool:
         try:

@@ -302,9 +302,7 @@ class Worker:
 
     def _tell_full(self) -> None:
         self._full_told = None
-        service = self._service
-        why = f"{service.inflight} requests under way, room for {service.capacity}" if service else "no room"
-        self.tell(Saturated(why))
+        self.tell(Saturated(self._service.crowd if self._service is not None else "no room"))
         self._title("saturated")
 
     def _on_shortage(self, error: OSError) -> None:

@@ -70,6 +70,17 @@ def test_a_memory_limit_below_a_mebibyte_was_meant_in_another_unit() -> None:
         values.parse_memory(512)
 
 
+@pytest.mark.parametrize(("text", "expected"), [(128, 128), ("16K", 16384), ("8K", 8192), (4094, 4094)])
+def test_a_size_within_bounds_is_taken(text: object, expected: int) -> None:
+    assert values.size(128, 16384)(text) == expected
+
+
+@pytest.mark.parametrize("text", [127, "16385", "1M", 0])
+def test_a_size_out_of_bounds_is_refused_with_the_bounds(text: object) -> None:
+    with pytest.raises(ValueError, match=r"^a size of 128 to 16K, not "):
+        values.size(128, 16384)(text)
+
+
 @pytest.mark.parametrize(
     ("text", "share"), [("auto", None), (0.05, 0.05), ("0.05", 0.05), ("5%", 0.05), ("99.5 %", 0.995)]
 )
@@ -84,7 +95,7 @@ def test_nothing_everything_and_no_number_are_no_shares(wrong: object) -> None:
     assert "auto, or a share between 0 and 1 such as 0.05 or 5%, not " in said
 
 
-@pytest.mark.parametrize("parse", [values.parse_memory, values.parse_limit])
+@pytest.mark.parametrize("parse", [values.parse_memory, values.parse_limit, values.parse_body_size])
 def test_zero_lifts_a_limit(parse: Callable[[object], int | None]) -> None:
     assert parse("0") is None
     assert parse(0) is None

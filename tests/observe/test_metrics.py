@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.messages.status import AppStatus, RollStatus, Status, Totals, WorkerStatus
-from supervisor.observe.metrics import exposition
+from supervisor.observe import metrics
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,6 +50,10 @@ def status(**apps: AppStatus) -> Status:
     return Status(version="0.1.0", pid=1, uptime_s=12.25, state="running", apps=apps)
 
 
+def exposition(status: Status, ended: Mapping[str, Mapping[str, int]] | None = None) -> str:
+    return metrics.exposition(status, ended or {})
+
+
 def parsed(text: str) -> Series:
     """Every series once; prometheus_client's parser checks the format."""
     series: Series = {}
@@ -80,6 +85,16 @@ def test_an_apps_totals_are_counters() -> None:
     for name, expected in [("requests", 2**53 - 1), ("shed", 1), ("lost", 2), ("restarts", 3), ("stalls", 4)]:
         assert value(series, f"holdfast_{name}_total", app="web") == expected
         assert f"# TYPE holdfast_{name}_total counter\n" in text
+
+
+def test_what_limits_have_ended_is_a_counter_by_kind() -> None:
+    ended = {"web": {"max_body": 3, "head_timeout": 0}, "other": {"max_body": 1, "head_timeout": 2}}
+    text = exposition(status(web=app(), other=app()), ended)
+    series = parsed(text)
+    assert "# TYPE holdfast_ended_total counter\n" in text
+    for name, counts in ended.items():
+        for kind, count in counts.items():
+            assert value(series, "holdfast_ended_total", app=name, by=kind) == count
 
 
 def test_every_state_is_counted_also_those_nobody_is_in() -> None:

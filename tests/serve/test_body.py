@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.serve.body import BodyError, ChunkedBody, SizedBody
+from supervisor.serve.head import LARGE_BODY
 from supervisor.serve.limits import Limits
 
 
@@ -78,6 +79,16 @@ def test_endless_extensions_and_trailers_raise() -> None:
     body.feed(b"0\r\n")
     with pytest.raises(BodyError):
         body.feed(b"X: yyyyyyyyyy\r\n" * 100)
+
+
+def test_more_body_than_may_be_raises_and_exactly_as_much_does_not() -> None:
+    whole = b"5\r\nabcde\r\n5\r\nfghij\r\n"
+    assert chunked(Limits(body=10)).feed(whole + b"0\r\n\r\n") == (b"abcdefghij", b"")
+    body = chunked(Limits(body=10))
+    assert body.feed(whole) == (b"abcdefghij", b"")
+    with pytest.raises(BodyError) as caught:
+        body.feed(b"1\r\nk\r\n")
+    assert caught.value.refusal is LARGE_BODY
 
 
 def test_single_byte_chunks_are_within_the_budget() -> None:

@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.serve.head import (
+    LARGE_HEAD,
+    LONG_LINE,
+    MANY_FIELDS,
     Refusal,
     Target,
     decode_path,
@@ -193,10 +196,19 @@ def test_a_bare_line_feed_is_found_at_the_seam_of_two_reads() -> None:
 
 def test_whole_heads_are_measured() -> None:
     line = b"GET /" + b"a" * LIMITS.request_line + b" HTTP/1.1\r\n\r\n"
-    assert judge_size(line, LIMITS) == Refusal(414, "the request line is too long")
+    assert judge_size(line, LIMITS) is LONG_LINE
     fat = b"GET / HTTP/1.1\r\nX: " + b"a" * LIMITS.head + b"\r\n\r\n"
-    assert judge_size(fat, LIMITS) == Refusal(431, "the head is too large")
+    assert judge_size(fat, LIMITS) is LARGE_HEAD
     assert judge_size(b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", LIMITS) is None
+    three = b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 3 + b"\r\n"
+    assert judge_size(three, Limits(fields=3)) is None
+    assert judge_size(three, Limits(fields=2)) is MANY_FIELDS
+
+
+def test_which_of_zttps_own_limits_was_broken_is_told() -> None:
+    assert refusal_of(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", True) is MANY_FIELDS
+    assert refusal_of(b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", True) is LARGE_HEAD
+    assert refusal_of(b"GET /" + b"y" * 20_000 + b" HTTP/1.1\r\n\r\n", True) is LONG_LINE
 
 
 def test_empty_lines_are_skipped_and_a_lone_cr_waits() -> None:

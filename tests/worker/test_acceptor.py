@@ -21,7 +21,11 @@ class Taker:
     def __init__(self) -> None:
         self.capacity = 100
         self.inflight = 0
+        self.places = 100
         self.socks: list[socket.socket] = []
+
+    def has_place(self) -> bool:
+        return len(self.socks) < self.places
 
     def accepted(self, sock: socket.socket) -> None:
         self.socks.append(sock)
@@ -102,6 +106,21 @@ def test_an_allowance_does_not_open_a_door_that_is_shut_for_want_of_room(door: D
     door.acceptor.open()
     assert door.taken() == 2
     assert door.told == [True, False, True]
+
+
+def test_a_worker_without_a_place_for_connections_leaves_them_in_the_queue(door: Door) -> None:
+    door.taker.places = 3
+    door.acceptor.open()
+    door.knock(5)
+    assert door.taken() == 3
+    assert door.told == [True, False]
+    door.acceptor.open()
+    assert door.taken() == 3, "room for requests is no place for a connection"
+    assert door.told == [True, False]
+    door.taker.places = 4
+    door.acceptor.open()
+    assert door.taken() == 4
+    assert door.told == [True, False, True, False]
 
 
 def test_a_worker_that_leaves_sweeps_the_queue_whatever_it_was_allowed(door: Door) -> None:

@@ -1,0 +1,122 @@
+"""Options about what clients may take: bytes, seconds, and places in a worker."""
+
+from __future__ import annotations
+
+from supervisor.config import values
+from supervisor.config.option import Option
+from supervisor.config.settings import MAX_REQUEST_FIELDS, MAX_REQUEST_HEAD, MAX_REQUEST_LINE
+
+CLIENTS = "Limits on clients"
+
+BOUNDS: tuple[Option, ...] = (
+    Option(
+        key="limit_request_line",
+        flags=("--limit-request-line",),
+        section="app",
+        group=CLIENTS,
+        parse=values.size(128, MAX_REQUEST_LINE + 1),
+        metavar="SIZE",
+        default="8K",
+        help="longest request line, up to 16K; a longer one gets 414",
+    ),
+    Option(
+        key="limit_request_head",
+        flags=("--limit-request-head",),
+        section="app",
+        group=CLIENTS,
+        parse=values.size(1024, MAX_REQUEST_HEAD),
+        metavar="SIZE",
+        default="64K",
+        help="request line and header fields together, up to 64K (16K in one field); more gets 431",
+    ),
+    Option(
+        key="limit_request_fields",
+        flags=("--limit-request-fields",),
+        section="app",
+        group=CLIENTS,
+        parse=values.count(1, MAX_REQUEST_FIELDS),
+        metavar="N",
+        default="100",
+        help="header fields of a request, up to 100; more get 431",
+    ),
+    Option(
+        key="max_body",
+        flags=("--max-body",),
+        section="app",
+        group=CLIENTS,
+        parse=values.parse_body_size,
+        metavar="SIZE",
+        default="none",
+        help="largest body of a request; a larger one gets 413, before the app is asked where its length is declared",
+    ),
+    Option(
+        key="first_byte_timeout",
+        flags=("--first-byte-timeout",),
+        section="app",
+        group=CLIENTS,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="60",
+        help="a new connection that says nothing for so long is closed",
+    ),
+    Option(
+        key="head_timeout",
+        flags=("--head-timeout",),
+        section="app",
+        group=CLIENTS,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="15",
+        help="from the first byte of a request's head to its last; a slower one gets 408",
+    ),
+    Option(
+        key="body_timeout",
+        flags=("--body-timeout",),
+        section="app",
+        group=CLIENTS,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="30",
+        help="between two pieces of a body that the app waits for; a longer pause gets 408",
+    ),
+    Option(
+        key="send_timeout",
+        flags=("--send-timeout",),
+        section="app",
+        group=CLIENTS,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="60",
+        help="a client that takes nothing of its answer for so long is cut off",
+    ),
+    Option(
+        key="keepalive",
+        flags=("--keepalive",),
+        section="app",
+        group=CLIENTS,
+        parse=values.seconds(),
+        metavar="S",
+        default="75",
+        help="idle connection lifetime",
+    ),
+    Option(
+        key="keepalive_requests",
+        flags=("--keepalive-requests",),
+        section="app",
+        group=CLIENTS,
+        parse=values.parse_limit,
+        metavar="N",
+        default="none",
+        help="requests on one connection; the last answer closes it",
+    ),
+    Option(
+        key="max_connections",
+        flags=("--max-connections",),
+        section="app",
+        group=CLIENTS,
+        parse=values.count(1, values.MAX_CONNECTIONS),
+        metavar="N",
+        default="16384",
+        help="connections at once in a worker; above it the worker stops accepting",
+    ),
+)
