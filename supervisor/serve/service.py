@@ -29,6 +29,7 @@ from supervisor.serve.faults import complain
 from supervisor.serve.gate import Gate
 from supervisor.serve.handover import Giver
 from supervisor.serve.handshake import asks_for_websocket
+from supervisor.serve.head import HEAD_END
 from supervisor.serve.http1 import Connection
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
@@ -212,11 +213,9 @@ class Service:
             self._attach(theirs, Tally(private_row(), 1 << 30, lambda: None))
             head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: holdfast\r\nconnection: close\r\n\r\n"
             await self.loop.sock_sendall(ours, head.encode("ascii", "replace"))
-            answer = await self.loop.sock_recv(ours, 4096)
-            while 0 < len(answer) < 13:
-                answer += await self.loop.sock_recv(ours, 4096)
-            while await self.loop.sock_recv(ours, 65536):
-                pass
+            answer = b""
+            while piece := await self.loop.sock_recv(ours, 65536):
+                answer = _without_interim(answer + piece)[:65536]
         return int(answer[9:12]) if answer[:7] == b"HTTP/1." else 0
 
     def drain(self, linger: float | None, outlet: Channel | None = None) -> None:
@@ -409,3 +408,10 @@ def _attached(connection: Connection, attaching: Coroutine[Any, Any, Any], _wait
             if isinstance(error, (ssl.SSLError, ConnectionAbortedError)):  # the latter when it took too long
                 connection.tally.refuse(Cell.TLS)
             connection.connection_lost(None)
+
+
+def _without_interim(answer: bytes) -> bytes:
+    """`answer` from its own head on; 1xx ones may come before it (RFC 9110 section 15.2)."""
+    while answer.startswith(b"HTTP/1.1 1") and HEAD_END in answer:
+        answer = answer.partition(HEAD_END)[2]
+    return answer

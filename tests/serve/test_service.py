@@ -14,7 +14,7 @@ from supervisor.errors import AppError
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
 
-from .harness import Harness, echo, eventually, read_all, read_until, split_answers, wsgi_echo
+from .harness import Harness, answer, echo, eventually, http, read_all, read_until, split_answers, wsgi_echo
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -169,6 +169,17 @@ def test_a_probe_goes_through_the_app_and_is_not_counted(app: object, interface:
         assert asyncio.run_coroutine_threadsafe(server.service.probe("bad path"), server.loop).result(5) == 400
         assert list(server.row) == [0] * len(server.row)
         assert server.service.connections == 0
+
+
+def test_a_probe_waits_for_the_answer_behind_early_hints() -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        for number in range(3):
+            await send({"type": "http.response.early_hint", "links": [b"</%d>" % number]})
+            await asyncio.sleep(0.01)
+        await answer(send, b"x" * 100_000, status=503)
+
+    with Harness(http(app)) as server:
+        assert asyncio.run_coroutine_threadsafe(server.service.probe("/"), server.loop).result(5) == 503
 
 
 def test_a_failed_startup_is_the_app_s_error() -> None:
