@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NamedTuple
 
 from supervisor.errors import HoldfastError
 from supervisor.serve.trace import Trace
@@ -96,15 +95,27 @@ def _learn(name: bytes) -> tuple[bytes, int]:
     return entry
 
 
-class Lines(NamedTuple):
+class Lines:
     """A status and the app's fields, checked and rendered."""
 
-    status: int
-    text: bytes
-    declared: int | None  # the app's Content-Length
-    seen: int  # which special fields the app has set
-    closes: bool  # the app wants the connection closed
-    simple: bool  # of the special fields only Content-Length is set, and it counts the body
+    __slots__ = ("closes", "declared", "head", "seen", "simple", "stamp", "status", "text")
+
+    def __init__(self, status: int, text: bytes, declared: int | None, seen: int, closes: bool) -> None:
+        self.status = status
+        self.text = text
+        self.declared = declared  # the app's Content-Length
+        self.seen = seen  # which special fields the app has set
+        self.closes = closes  # the app wants the connection closed
+        # Of the special fields only Content-Length is set, and it counts the body.
+        self.simple = seen == CONTENT_LENGTH and status not in _BODYLESS
+        self.stamp = b""  # the last lines that `head` ends in
+        self.head = b""  # the whole head of an answer that is `simple`, once `stamped`
+
+    def stamped(self, stamp: bytes) -> bytes:
+        """The whole head, ending in `stamp`; joined once for all answers of the same second."""
+        self.stamp = stamp
+        self.head = head = self.text + stamp
+        return head
 
 
 _rendered: dict[object, Lines] = {}
@@ -164,7 +175,7 @@ def _render(status: int, headers: Headers) -> Lines:
     if not parts[0]:
         raise AnswerError(f"{status!r} is not a status that an answer can have")
     _check_breaks(text, (len(parts) + 2) // 3)  # each field gave three pieces, the status one
-    return Lines(status, text, declared, seen, closes, seen == CONTENT_LENGTH and status not in _BODYLESS)
+    return Lines(status, text, declared, seen, closes)
 
 
 def render_fields(headers: Headers) -> bytes:
@@ -226,8 +237,8 @@ class Answer:
 
     def whole(self, lines: Lines, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
         """Head and complete body, joined; a large body stays apart, and is the second piece."""
-        status, text, declared, seen, closes, _simple = lines
-        if closes:
+        status, declared = lines.status, lines.declared
+        if lines.closes:
             self.keep = False
         if type(body) is not bytes:
             body = _frozen(body)
@@ -243,14 +254,14 @@ class Answer:
         self.status = status
         self.sent = size = len(body)
         if size < JOINED:
-            return self._seal(text, framing, seen, stamps, body), b""
-        return self._seal(text, framing, seen, stamps, b""), body
+            return self._seal(lines, framing, stamps, body), b""
+        return self._seal(lines, framing, stamps, b""), body
 
     def begin(self, lines: Lines, stamps: Stamps, size: int | None = None, *, chunked: bool = False) -> bytes:
         """The head of an answer whose body comes in pieces. `size` is that of all, when it is known, and becomes its
         Content-Length unless it is to be `chunked` all the same."""
-        status, text, self.remaining, seen, closes, _simple = lines
-        if closes:
+        status, self.remaining = lines.status, lines.declared
+        if lines.closes:
             self.keep = False
         self.chunked = False
         self.bodyless = self.head_only or status in _BODYLESS
@@ -270,7 +281,7 @@ class Answer:
                 self.chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
         self.status = status
-        return self._seal(text, framing, seen, stamps, b"")
+        return self._seal(lines, framing, stamps, b"")
 
     def more(self, body: bytes) -> bytes:
         """One piece of the body."""
@@ -310,14 +321,14 @@ class Answer:
             return b"content-length: 0\r\n"
         return b"content-length: %d\r\n" % size if size and status not in _BODYLESS else b""
 
-    def _seal(self, text: bytes, framing: bytes, seen: int, stamps: Stamps, body: bytes) -> bytes:
+    def _seal(self, lines: Lines, framing: bytes, stamps: Stamps, body: bytes) -> bytes:
         """Add our own lines to the app's, and a small body to both."""
-        ours = stamps.both if seen < DATE else stamps.besides(seen)
+        ours = stamps.both if lines.seen < DATE else stamps.besides(lines.seen)
         if self.keep:
             last = b"connection: keep-alive\r\n\r\n" if self.legacy else b"\r\n"
         else:
             last = b"connection: close\r\n\r\n"
-        return b"".join((text, ours, framing, last, body))
+        return b"".join((lines.text, ours, framing, last, body))
 
 
 def _frozen(body: bytes) -> bytes:

@@ -29,7 +29,7 @@ from supervisor.serve.extensions import (
     Phase,
 )
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
-from supervisor.serve.head import METHODS, PERCENT, decode_path, mounted
+from supervisor.serve.head import PERCENT, decode_path, mounted
 from supervisor.serve.trace import Trace
 from supervisor.serve.turns import Turns
 
@@ -60,6 +60,9 @@ class AsgiBridge:
         self.version = {"version": "3.0", "spec_version": "2.5"}
         self.state: dict[str, Any] = {}
         self.root_path = service.settings.root_path or ""
+        self.scope: Scope = {"type": "http", "asgi": self.version, "http_version": "1.1", "method": "", "scheme": ""}
+        self.scope |= {"path": "", "raw_path": b"", "query_string": b"", "root_path": self.root_path, "headers": []}
+        self.scope |= {"client": None, "server": None, "state": {}, "extensions": {}}  # what all scopes begin as
         self.draining = asyncio.Event()  # the worker leaves: long answers had better come to an end
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
@@ -105,10 +108,11 @@ class AsgiExchange(ExtendedAnswer):
         request: Request,
         path: bytes,
         query: bytes,
+        method: str,
         keep: bool,
     ) -> None:
         # What Answer.__init__ does is written out: one call more is felt here.
-        self.method = method = METHODS.get(request.method) or request.method.decode("ascii")
+        self.method = method
         self.head_only = head_only = method == "HEAD"
         self.legacy = legacy = request.http_version == b"1.0"
         self.is_plain = not (head_only or legacy)
@@ -118,7 +122,8 @@ class AsgiExchange(ExtendedAnswer):
         self.request = request
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
         self.since = monotonic()
-        self.holds_body = request.expect_continue and not legacy
+        self._body_done = done = request.end_stream
+        self.holds_body = not done and request.expect_continue and not legacy
         self._bridge = bridge
         self._connection = connection
         self._path = path
@@ -126,7 +131,6 @@ class AsgiExchange(ExtendedAnswer):
         self._phase = WAITING
         self._lines: Lines
         self._pieces: list[bytes] = []
-        self._body_done = request.end_stream
         self._told = False  # the app has seen the end of the body
         self._gone = False
         self._half_closed = False
@@ -243,27 +247,24 @@ class AsgiExchange(ExtendedAnswer):
         path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
         root = bridge.root_path
         state = bridge.state
-        legacy = self.legacy
-        extensions = (OFFERED_LEGACY if legacy else OFFERED).copy()
+        scope = bridge.scope.copy()  # filling in a copy costs less than building it
+        scope["method"] = self.method
+        scope["scheme"] = connection.scheme
+        scope["path"] = mounted(root, path) if root else path
+        scope["raw_path"] = raw
+        scope["query_string"] = self._query
+        scope["headers"] = self.request.headers.to_list(lowercase_names=True)  # type: ignore[union-attr]
+        scope["client"] = connection.client
+        scope["server"] = connection.server
+        scope["state"] = state.copy() if state else {}
+        scope["extensions"] = extensions = OFFERED.copy()
+        if self.legacy:
+            scope["http_version"] = "1.0"
+            scope["extensions"] = extensions = OFFERED_LEGACY.copy()
         extensions["holdfast"] = self.trace
         if connection.tls is not None:
             extensions["tls"] = connection.tls.extension.copy()
-        return {
-            "type": "http",
-            "asgi": bridge.version,
-            "http_version": "1.0" if legacy else "1.1",
-            "method": self.method,
-            "scheme": connection.scheme,
-            "path": mounted(root, path) if root else path,
-            "raw_path": raw,
-            "query_string": self._query,
-            "root_path": root,
-            "headers": self.request.headers.to_list(lowercase_names=True),  # type: ignore[union-attr]
-            "client": connection.client,
-            "server": connection.server,
-            "state": state.copy() if state else {},
-            "extensions": extensions,
-        }
+        return scope
 
     def _fail(self, failure: BaseException | None) -> None:
         """The app has ended without a whole answer, or raised after it."""
@@ -300,7 +301,8 @@ class AsgiExchange(ExtendedAnswer):
         if lines.simple and size == lines.declared and size < JOINED and self.keep and self.is_plain:
             self.status = lines.status  # `whole`, written out for the answer that most are
             self.sent = size
-            data = lines.text + service.stamps.last + body
+            stamp = service.stamps.last
+            data = (lines.head if lines.stamp is stamp else lines.stamped(stamp)) + body
         else:
             data, apart = self.whole(lines, body, service.stamps)
             if apart:

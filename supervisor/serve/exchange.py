@@ -17,8 +17,8 @@ from supervisor.serve.trace import Trace
 if TYPE_CHECKING:
     from supervisor.serve.http1 import Connection
 
-Opener: TypeAlias = "Callable[[Connection, Request, bytes, bytes, bool], Exchange]"
-"""Makes the exchange for a request: the connection, the head, path, query, whether the connection may live on."""
+Opener: TypeAlias = "Callable[[Connection, Request, bytes, bytes, str, bool], Exchange]"
+"""Makes the exchange for a request: connection, head, path, query, method, whether the connection may live on."""
 
 
 class Exchange(Protocol):

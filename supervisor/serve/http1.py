@@ -187,7 +187,7 @@ class Connection(Outgoing):
             request.end_stream
             and target[0] == SLASH
             and request.http_version == b"1.1"
-            and request.method in METHODS
+            and (method := METHODS.get(request.method)) is not None
             and target.isascii()
             and HASH not in target
             and request.headers.get(b"host") in known_hosts  # type: ignore[union-attr]
@@ -202,7 +202,7 @@ class Connection(Outgoing):
             origin = self.origin
             if origin is not None and (origin.told or len(request.headers) > 1):  # with Host alone nobody is named
                 origin.look_through(self, request)
-            exchange = self.exchange = service.open(self, request, request.path, request.query, not last)
+            exchange = self.exchange = service.open(self, request, request.path, request.query, method, not last)
             exchange.start()
         else:
             self._take_unusual(request, judge(request), parser)
@@ -243,7 +243,7 @@ class Connection(Outgoing):
         self.tally.start()
         if self.origin is not None:
             self.origin.look_through(self, request)
-        exchange = self.exchange = opener(self, request, path, query, not self._last)
+        exchange = self.exchange = opener(self, request, path, query, request.method.decode("ascii"), not self._last)
         if self.body is not None:
             self._await_body()
             if self._rest:

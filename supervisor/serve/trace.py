@@ -50,7 +50,7 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)  # two workers must not go on with the same batch
 
 
-class Trace(msgspec.Struct, weakref=False):
+class Trace(msgspec.Struct, gc=False):
     """A mapping of `request_id`, `traceparent` and `draining`, for one request. `trusted`: its peer may name it."""
 
     request: Request

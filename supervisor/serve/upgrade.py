@@ -70,7 +70,14 @@ class Upgrade(Answer):
     )
 
     def __init__(
-        self, bridge: AsgiBridge, connection: Connection, request: Request, path: bytes, query: bytes, _keep: bool
+        self,
+        bridge: AsgiBridge,
+        connection: Connection,
+        request: Request,
+        path: bytes,
+        query: bytes,
+        _method: str,
+        _keep: bool,
     ) -> None:
         super().__init__("GET", False, False)
         self.method = "GET"

@@ -23,7 +23,6 @@ from supervisor.serve.answer import Answer, AnswerError, Lines, plain, render_te
 from supervisor.serve.body import SizedBody
 from supervisor.serve.environ import Environ, Templates, fill, set_length
 from supervisor.serve.faults import ClientDisconnectedError, complain
-from supervisor.serve.head import METHODS
 from supervisor.serve.pool import Pool
 from supervisor.serve.trace import Trace
 from supervisor.serve.upload import Gathered, Upload
@@ -108,9 +107,10 @@ class WsgiExchange(Answer):
         request: Request,
         path: bytes,
         query: bytes,
+        method: str,
         keep: bool,
     ) -> None:
-        self.method = METHODS.get(request.method) or request.method.decode("ascii")
+        self.method = method
         super().__init__(self.method, request.http_version == b"1.0", keep)
         self.request = request
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
