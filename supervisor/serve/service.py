@@ -126,14 +126,14 @@ class Service:
         self.pong_ticks = ticks(self.settings.ws_ping_timeout)
 
     def _open_counted(
-        self, connection: Connection, request: zttp.Request, path: bytes, query: bytes, keep: bool
+        self, connection: Connection, request: zttp.Request, path: bytes, query: bytes, method: str, keep: bool
     ) -> Exchange:
         """Open an exchange where requests on a connection are limited; the last of them is answered as the last."""
         connection.asked += 1
         if keep and connection.asked >= self.limits.keepalive_requests:
             keep = False
             self._tally.ended(Cell.KEEPALIVE_REQUESTS)
-        return self.bridge.open(connection, request, path, query, keep)
+        return self.bridge.open(connection, request, path, query, method, keep)
 
     def use_tls(self, tls: Tls | None) -> None:
         """Speak TLS on TCP connections from now on; Unix sockets stay plain."""
