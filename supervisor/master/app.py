@@ -27,6 +27,7 @@ from supervisor.master.engine import Command, Engine
 from supervisor.master.generations import Releases
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
+from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.trial import Trial
 from supervisor.master.vitals import Sampler
@@ -68,6 +69,7 @@ class App:
         self.longest_linger = math.inf  # seconds; a stop in a hurry bounds what the settings grant idle connections
         self.board = Board(settings.name)
         self.listeners = Listeners()
+        self.relay = Relay()
         self.access = AccessFiles()
         self.accounts = Accounts()
         self.book = Book(self.accounts)
@@ -134,6 +136,8 @@ class App:
         self.is_stopping, self._starts_again = True, and_start
         if not and_start:
             self.listeners.close()
+        for number in self.engine.fleet.leaving.keys() & self.workers.keys():
+            self._drain(self.workers[number])  # again: nobody will be there to hand over to
         self.engine.post(
             rolls.Abort("the app was stopped"),
             seats.Want(dict.fromkeys(range(1, self.count + 1), None)),
@@ -212,6 +216,7 @@ class App:
     def close(self) -> None:
         """Let go of everything; no process of it is left."""
         self.engine.close()
+        self.relay.close()
         self.listeners.close()
         self.access.close()
         self.board.close()
@@ -255,7 +260,7 @@ class App:
             slot = self.engine.fleet.slots.get(worker.slot)
             if slot is not None and slot.trial == worker.generation:
                 self.trial.admit(worker)
-            worker.admit()
+            worker.admit(self.relay.taking_end)
             self.news.ready(worker, self._reactor.now() - worker.began)
             self.engine.post(seats.BecameReady(worker.number))
         elif isinstance(message, Saturated):
@@ -286,7 +291,7 @@ class App:
         if isinstance(command, seats.Spawn):
             self._spawn(command)
         elif isinstance(command, seats.Drain):
-            self._drain(command)
+            self._drain(self.workers[command.worker])
         elif isinstance(command, seats.Kill):
             self._kill(command)
         elif isinstance(command, seats.Settled):
@@ -314,12 +319,13 @@ class App:
         self.workers[worker.number] = worker
         release.fork(worker)
 
-    def _drain(self, command: seats.Drain) -> None:
-        worker = self.workers[command.worker]
+    def _drain(self, worker: Worker) -> None:
         settings = self.releases[worker.generation].settings
         goes_for_good = self.is_stopping or worker.slot in self.held
         linger = min(settings.idle_linger, self.longest_linger) if goes_for_good else None
-        worker.drain(settings.drain_timeout, linger, sweep=self.is_stopping)
+        hands_over = not self.is_stopping and self.relay.leave(worker, self.engine.fleet, self.workers)
+        outlet = self.relay.giving_end if hands_over else None
+        worker.drain(settings.drain_timeout, linger, outlet, sweep=self.is_stopping)
 
     def _kill(self, command: seats.Kill) -> None:
         worker = self.workers[command.worker]
@@ -369,6 +375,7 @@ class App:
     def _settle_down(self) -> None:
         """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""
         self._tidy()
+        self.relay.settle(self.engine.fleet, self.workers)
         if self.state != self._state and (self.state != "stopped" or self.has_left):
             before, self._state = self._state, self.state
             self.news.state_changed(before, self._state)

@@ -30,6 +30,7 @@ from supervisor.messages.wire import (
     Drain,
     Faltered,
     FromWorker,
+    Inherit,
     Probe,
     ReopenLogs,
     ToWorker,
@@ -143,10 +144,14 @@ class Worker:
         elif self._early or self._is_doomed:
             self._look_for_it()
 
-    def admit(self) -> None:
-        """It is ready, and still wanted: have it take connections."""
+    def admit(self, inheritance: int) -> None:
+        """It is ready, and still wanted: have it take connections, and give it the hand-over queue's taking end."""
         self.is_admitted = True
-        self._send(Admit())
+        self._send(Admit(), [inheritance])
+
+    def inherit(self, share: int | None) -> None:
+        """Have it take over connections of others, at once until it has `share` of them, or (None) none."""
+        self._send(Inherit(share))
 
     def allow(self, connections: int | None) -> None:
         """Hold it to so many connections in all, or (None) to none but its own limits."""
@@ -158,10 +163,10 @@ class Worker:
         """Have it say whether it is still ready."""
         self._send(Probe())
 
-    def drain(self, timeout: float, linger: float | None, *, sweep: bool = False) -> None:
-        """Have it finish what it has and leave."""
+    def drain(self, timeout: float, linger: float | None, outlet: int | None = None, *, sweep: bool = False) -> None:
+        """Have it hand over what can go by `outlet`, the hand-over queue's giving end, finish the rest, and leave."""
         self.is_leaving = True
-        self._send(Drain(timeout, linger, sweep))
+        self._send(Drain(timeout, linger, sweep), [] if outlet is None else [outlet])
 
     def reopen_logs(self, access_log: int) -> None:
         """Give it the access log's new file."""

@@ -227,14 +227,20 @@ class Service:
         self.draining = True
         self.bridge.draining.set()
         if outlet is not None:
-            self._giver = Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty)
-            self._giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
-            self.dismisses_idle = True
+            self.give(outlet)
         sockets = [each for each in self._connections if isinstance(each, WebSocket)]
         self._farewell.begin(sockets, self.settings.drain_timeout / 2 if linger is None else linger)
         if linger is not None:
             self.loop.call_later(linger, self._close_idle)
         self.loop.call_soon(self.check_empty)
+
+    def give(self, outlet: Channel) -> None:
+        """Give the connections that can move to other workers, by `outlet`, in this drain."""
+        if self._giver is not None:
+            self._giver.close()
+        self._giver = Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty)
+        self._giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
+        self.dismisses_idle = True
 
     def keep(self, linger: float | None) -> None:
         """Give nothing to other workers any more: what is still here is drained as without them."""
@@ -263,7 +269,7 @@ class Service:
 
     def _name_cut(self, requests: Sequence[Exchange]) -> None:
         """A line for each request, and then for app code that has outlived its answer, as far as there are lines."""
-        now = self.loop.time()
+        now = time.monotonic()
         lines = [(each, "cut after") for each in requests]
         lines += [(each, "its app code cut after") for each in self.bridge.live if each not in requests]
         for exchange, what in lines[:_NAMED_CUTS]:

@@ -34,6 +34,7 @@ from supervisor.messages.wire import (
     Drain,
     Faltered,
     FromWorker,
+    Inherit,
     Probe,
     Probed,
     Ready,
@@ -49,6 +50,7 @@ from supervisor.serve.service import Service
 from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.heartbeat import Heartbeat
+from supervisor.worker.inheritor import Inheritor
 from supervisor.worker.output import guard_standard_streams
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
@@ -118,6 +120,7 @@ class Worker:
         self._heartbeat = Heartbeat(self._loop, self._row)
         self._service: Service | None = None
         self._acceptor: Acceptor | None = None
+        self._inheritor: Inheritor | None = None
         self._access: AccessLog | None = None
         self._shortages = 0
         self._allowed: int | None = None  # connections in all
@@ -245,7 +248,10 @@ class Worker:
             if isinstance(message, ReopenLogs) and self._access is not None:
                 self._access.reopen(fds.pop())
             elif isinstance(message, Drain):
-                self._leave(message)
+                self._leave(message, Channel.from_fd(fds.pop()) if fds else None)
+            elif isinstance(message, Inherit):
+                if self._inheritor is not None and not self.is_leaving:
+                    self._inheritor.inherit(message.share)
             elif isinstance(message, Allow):
                 self._allowed = message.connections
                 if self._acceptor is not None:
@@ -254,19 +260,30 @@ class Worker:
                 self._probing = self._loop.create_task(self._probe(self._service))
             elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
                 self._take_connections(self._service)
+                self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
             for fd in fds:
                 os.close(fd)
 
-    def _leave(self, drain: Drain) -> None:
-        """Take no more, finish what there is, then end. What is left after the timeout is cut."""
-        if self.is_leaving:
-            return
-        self.is_leaving = True
-        self._enter(WorkerState.DRAINING)
-        if self._acceptor is not None:
+    def _leave(self, drain: Drain, outlet: Channel | None = None) -> None:
+        """Take no more, give away what can go by `outlet`, finish the rest, then end. What is left after the timeout is
+        cut. Told again, it keeps what it has."""
+        again, self.is_leaving = self.is_leaving, True
+        if not again:
+            self._enter(WorkerState.DRAINING)
+        if self._acceptor is not None and not again:
             self._acceptor.close(sweep=drain.sweep)
-        if self._service is not None:
-            self._service.drain(drain.linger)
+        if self._inheritor is not None:
+            self._inheritor.inherit(None)
+            if drain.sweep and not self._empty.done():
+                self._inheritor.sweep()
+        if self._service is None:
+            return
+        if again and outlet is not None:
+            self._service.give(outlet)
+        elif again:
+            self._service.keep(drain.linger)
+        else:
+            self._service.drain(drain.linger, outlet)
             self._loop.call_later(drain.timeout, self._cut, self._service)
 
     def _cut(self, service: Service) -> None:
@@ -280,8 +297,12 @@ class Worker:
     # Admission
 
     def _on_room(self) -> None:
-        if self._acceptor is not None and not self.is_leaving:
+        if self.is_leaving:
+            return
+        if self._acceptor is not None:
             self._acceptor.open()
+        if self._inheritor is not None:
+            self._inheritor.resume()
 
     def _on_admission(self, is_open: bool) -> None:
         """Open or shut from moment to moment; only what lasts is worth a line in the log."""

@@ -59,6 +59,7 @@ class Plan:
     posts: float = 0.5  # share of requests that are POSTs
     path: str = "/"
     pause_s: float = 0.0  # every other keeper of a connection rests 0 to twice this long between requests
+    all_rest: bool = False  # and so does every one between
     echo: bool = True  # False: the path is any page; only GET, and only the status and the framing are checked
     timeout_s: float = 10.0  # for one request, connecting included
     max_seconds: float = 600.0  # ends by itself

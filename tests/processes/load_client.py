@@ -185,7 +185,7 @@ class Client:
     def __init__(self, plan: Plan, number: int, fresh: bool, books: Books) -> None:
         self._plan = plan
         self._fresh = fresh
-        self._rest_s = 0.0 if fresh or number % 2 else plan.pause_s
+        self._rest_s = 0.0 if fresh or (number % 2 and not plan.all_rest) else plan.pause_s
         self._requests = Requests(plan, number, says_close=fresh and number % 2 == 0)
         self._books = books
         self._connection: Connection | None = None
