@@ -143,9 +143,9 @@ class ExtendedAnswer(Answer, abc.ABC):
                 data = await self._around_file(data, part)
             elif not self.bodyless:
                 data += self.more(part.read())
+        except ClientDisconnectedError:
+            raise
         except OSError as error:
-            if isinstance(error, ClientDisconnectedError):
-                raise
             raise AnswerError(_why(path, error)) from None
         finally:
             part.close()
@@ -162,7 +162,11 @@ class ExtendedAnswer(Answer, abc.ABC):
         connection = self._connection
         connection.stream(head + before)
         connection.send_file(part, self._file_failed)
-        await self._drained()
+        try:
+            await self._drained()
+        except asyncio.CancelledError:
+            connection.drop_file()  # or it would be sent on: an answer that nobody ends
+            raise
         if self._gone:
             raise ClientDisconnectedError("the client has gone")
         return after

@@ -221,6 +221,29 @@ def test_a_file_is_the_whole_body(capfd: pytest.CaptureFixture[str], files: dict
     assert f"the app sent 'http.response.pathsend' where the answer was {where}\n" in capfd.readouterr().err
 
 
+def test_an_app_that_gives_up_sends_no_more_of_the_file(files: dict[int, Path]) -> None:
+    given_up = asyncio.Event()
+    go = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await send({"type": "http.response.pathsend", "path": str(files[LARGE])})
+        given_up.set()
+        await go.wait()
+
+    with served(app) as server, server.connect() as sock:
+        sock.sendall(GET)
+        eventually(given_up.is_set)
+        (connection,) = server.service._connections
+        assert server.call(lambda: connection.file) is None
+        server.call(go.set)
+        with contextlib.suppress(ConnectionResetError):
+            assert len(read_all(sock)) < LARGE
+        eventually(lambda: server.cell(Cell.CUT) == 1)
+
+
 def test_other_requests_are_served_while_files_wait_for_their_clients(files: dict[int, Path]) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200})
