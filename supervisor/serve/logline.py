@@ -12,13 +12,15 @@ Source: mod_log_config of Apache, and gunicorn's `access_log_format`, whose atom
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
 from math import trunc
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from supervisor.serve import logtext
+from supervisor.serve.logtext import Memo, json_quoted, quoted, seconds, user_of
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
@@ -74,8 +76,8 @@ def compile_format(template: str, writer: Writer, clock: Clock) -> Render:
     `%(t)s` says what `clock` says, who has to be renewed when a batch of lines begins.
     """
     source = _Source(writer)
-    source.add({"combined": COMBINED, "json": _JSON}.get(template, template))
-    names = {"clock": clock, "now": clock.now, "trunc": trunc, **vars(logtext)}
+    source.add({"combined": COMBINED, "json": _JSON}.get(template, template) + "\n")
+    names: dict[str, Any] = {**vars(logtext), "clock": clock, "now": clock.now, "trunc": trunc, **source.tables}
     exec(compile(source.function(), "<access log>", "exec"), names)  # noqa: S102 - what a setting says is in it as repr
     return cast("Render", names["render"])
 
@@ -86,40 +88,42 @@ _ATOMS = {
     "h": 'client[0] if client else "-"',
     "t": "clock.apache",
     "m": "exchange.method",
-    "target": "texts[request.target]",
-    "U": 'texts[request.target.partition(b"?")[0]]',
-    "q": 'texts[request.target.partition(b"?")[2]]',
     "H": '"HTTP/1.0" if exchange.legacy else "HTTP/1.1"',
     "s": "DIGITS[exchange.status]",
-    "B": "numbers[exchange.sent]",
-    "b": 'numbers[exchange.sent] if exchange.sent else "-"',
-    "T": "numbers[micros // 1000000]",
-    "M": "numbers[micros // 1000]",
-    "D": "numbers[micros]",
-    "millis": "seconds[micros // 1000]",
-    "micros": "DIGITS[micros % 1000]",
     "I": "exchange.trace.name or exchange.trace.named()",
+    "o": "answered_field(exchange, {field!r})",
+    "e": "variable(exchange, {field!r})",
     "second": "clock.unix",
-    "fraction": "DIGITS[trunc((ended - clock.begun) * 1000)]",
-    "client": 'json_hosts[client[0]] if client else "null"',
-    "path": "json_texts[request.target]",
+    "millisecond": "DIGITS[trunc((ended - clock.begun) * 1000)]",
 }
-"""Expressions of a string."""
+"""Expressions of a string; `field` is what the format has in braces."""
 
-_LOOKED_UP = {
-    "u": ("authorization", "user_of(found)", "-"),
-    "f": ("referer", "texts[found]", "-"),
-    "a": ("user-agent", "texts[found]", "-"),
-    "referer": ("referer", "json_texts[found]", "null"),
-    "agent": ("user-agent", "json_texts[found]", "null"),
+_TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
+    "client": (json.dumps, "client and client[0]"),
+    "target": (quoted, "request.target"),
+    "path": (json_quoted, "request.target"),
+    "U": (quoted, 'request.target.partition(b"?")[0]'),
+    "q": (quoted, 'request.target.partition(b"?")[2]'),
+    "B": (str, "exchange.sent"),
+    "b": (lambda size: str(size or "-"), "exchange.sent"),
+    "T": (str, "micros // 1000000"),
+    "M": (str, "micros // 1000"),
+    "D": (str, "micros"),
+    "L": (seconds, "micros"),
 }
-"""Fields of the request: the name, the expression of what was found, and the text for nothing."""
+"""How a value is written, and the expression of the value."""
 
-_COMPOUND = {
-    "r": "%(m)s %(target)s %(H)s",
-    "L": "%(millis)s%(micros)s",
-    "ts": "%(second)s.%(fraction)s",
+_FIELDS: dict[str, tuple[Callable[[bytes], str], str, str]] = {
+    "i": (quoted, "", "-"),
+    "u": (user_of, "authorization", "-"),
+    "f": (quoted, "referer", "-"),
+    "a": (quoted, "user-agent", "-"),
+    "referer": (json_quoted, "referer", "null"),
+    "agent": (json_quoted, "user-agent", "null"),
 }
+"""How a field of the request is written, its name, and the text for nothing."""
+
+_COMPOUND = {"r": "%(m)s %(target)s %(H)s", "ts": "%(second)s.%(millisecond)s"}
 
 _STEPS = (
     ("headers", "headers = request.headers"),
@@ -132,74 +136,72 @@ _STEPS = (
 
 
 class _Source:
-    """The function that writes a line, as text."""
+    """The function that writes a line, as text, and the tables that it uses.
+
+    A line is a tuple of strings, joined, and each of them is felt. So what stands before a value in every line is in
+    the table of its texts already.
+    """
 
     def __init__(self, writer: Writer) -> None:
+        self.tables: dict[str, Memo[Any]] = {}
         self._constants = {"l": "-", "p": f"<{writer.pid}>", "w": writer.worker, "g": str(writer.generation)}
         self._parts: list[str] = []  # expressions
-        self._text = ""  # what comes next and is the same in each line
-        self._looked_up: list[tuple[str, str, str]] = []
+        self._text = ""  # what comes next and is the same in every line
+        self._fields: list[tuple[str, str, str]] = []  # a name, the table's, and the text for nothing
 
     def add(self, template: str) -> None:
         end = 0
         for match in _PIECE.finditer(template):
             self._text += template[end : match.start()]
             end = match.end()
-            self._add_atom(match["name"] or "", match["field"])
+            self._add_atom(match["name"] or "", match["field"] or "")
         self._text += template[end:]
 
     def function(self) -> str:
-        self._text += "\n"
-        self._end_text()
-        lines = [f"return ''.join(({', '.join(self._parts)},))"]
-        if self._looked_up:
+        lines = [f"return ''.join(({', '.join([*self._parts, repr(self._text)])},))"]
+        if self._fields:
             lines.insert(0, self._look_up())
         for name, step in _STEPS:
             if name in "\n".join(lines):
                 lines.insert(0, step)
         return "\n    ".join(["def render(client, exchange):", *lines])
 
-    def _add_atom(self, name: str, field: str | None) -> None:
-        if field is not None:
-            self._add_expression(self._of_field(name, field))
-        elif name in _LOOKED_UP:
-            self._add_expression(self._field(*_LOOKED_UP[name]))
-        elif name in _ATOMS:
-            self._add_expression(_ATOMS[name])
-        elif name in _COMPOUND:
+    def _add_atom(self, name: str, field: str) -> None:
+        if name in _COMPOUND:
             self.add(_COMPOUND[name])
+        elif name in _TABLES:
+            write, value = _TABLES[name]
+            self._parts.append(f"{self._table(self._take_text(), write)}[{value}]")
+        elif name in _FIELDS:
+            write, known, nothing = _FIELDS[name]
+            before = self._take_text()
+            self._parts.append(f"field{len(self._fields)}")
+            self._fields.append((known or field.lower(), self._table(before, write), before + nothing))
+        elif name in _ATOMS:
+            if self._text:
+                self._parts.append(repr(self._take_text()))
+            self._parts.append(_ATOMS[name].format(field=field))
         else:
             self._text += self._constants.get(name, "%")
 
-    def _of_field(self, name: str, field: str) -> str:
-        if name == "i":
-            return self._field(field.lower(), "texts[found]", "-")
-        return f"answered_field(exchange, {field!r})" if name == "o" else f"variable(exchange, {field!r})"
+    def _take_text(self) -> str:
+        text, self._text = self._text, ""
+        return text
 
-    def _field(self, field: str, found: str, nothing: str) -> str:
-        self._looked_up.append((field, found, nothing))
-        return f"field{len(self._looked_up) - 1}"
+    def _table(self, before: str, write: Callable[[Any], str]) -> str:
+        name = f"table{len(self.tables)}"
+        self.tables[name] = Memo(lambda value: before + write(value), keeps=write is not user_of)  # no passwords
+        return name
 
     def _look_up(self) -> str:
         """To look for a field costs more than to write it, and a head with one field has Host alone (in HTTP/1.0 it
         may be another)."""
-        asked, spared = [], []
-        for number, (field, found, nothing) in enumerate(self._looked_up):
-            asked.append(f"found = get({field.encode()!r})")
-            asked.append(f"field{number} = {nothing!r} if found is None else {found}")
-            spared.append(f"field{number} = {nothing!r}")
-        is_host_asked = any(field == "host" for field, _, _ in self._looked_up)
+        found, nothing = ["get = headers.get"], []
+        for number, (field, table, text) in enumerate(self._fields):
+            found.append(f"value = get({field.encode()!r})")
+            found.append(f"field{number} = {text!r} if value is None else {table}[value]")
+            nothing.append(f"field{number} = {text!r}")
+        is_host_asked = any(field == "host" for field, _, _ in self._fields)
         condition = "headers" if is_host_asked else "len(headers) > 1 or exchange.legacy"
         block = "\n        "
-        return (
-            f"if {condition}:{block}{block.join(['get = headers.get', *asked])}\n    else:{block}{block.join(spared)}"
-        )
-
-    def _add_expression(self, expression: str) -> None:
-        self._end_text()
-        self._parts.append(expression)
-
-    def _end_text(self) -> None:
-        if self._text:
-            self._parts.append(repr(self._text))
-            self._text = ""
+        return f"if {condition}:{block}{block.join(found)}\n    else:{block}{block.join(nothing)}"

@@ -45,22 +45,27 @@ def _cut(value: bytes) -> bytes:
 
 
 class Memo(dict[K, str]):
-    """What `write` makes of a key. Keeps the last thousand or so, but for long ones."""
+    """What `write` makes of a key. It `keeps` the last thousand or so, but for long ones."""
 
-    def __init__(self, write: Callable[[K], str]) -> None:
+    def __init__(self, write: Callable[[K], str], *, keeps: bool = True) -> None:
         self._write = write
+        self._keeps = keeps
 
     def __missing__(self, key: K) -> str:
         text = self._write(key)
-        if len(text) <= _KEPT_SIZE:
+        if self._keeps and len(text) <= _KEPT_SIZE:
             if len(self) >= _KEPT:
                 self.clear()
             self[key] = text
         return text
 
 
-def _seconds(millis: int) -> str:
-    return f"{millis // 1000}.{millis % 1000:03}"
+DIGITS = tuple(f"{number:03}" for number in range(1000))
+
+
+def seconds(micros: int) -> str:
+    """Decimal seconds, from microseconds."""
+    return f"{micros // 1000000}.{micros % 1000000:06}"
 
 
 def user_of(authorization: bytes) -> str:
@@ -75,20 +80,12 @@ def user_of(authorization: bytes) -> str:
     return quoted(name).replace(" ", "\\x20") or "-"
 
 
-DIGITS = tuple(f"{number:03}" for number in range(1000))
-numbers: Memo[int] = Memo(str)
-seconds: Memo[int] = Memo(_seconds)  # from milliseconds
-texts: Memo[bytes] = Memo(quoted)
-json_texts: Memo[bytes] = Memo(json_quoted)
-json_hosts: Memo[str] = Memo(json.dumps)
-
-
 def answered_field(exchange: Exchange, name: str) -> str:
     """A field that the app has set in its answer, `-` for none."""
     text = exchange.answered()
     start = f"\r\n{name.lower()}: ".encode()
     at = text.lower().find(start)
-    return "-" if at < 0 else texts[text[at + len(start) : text.index(b"\r\n", at + 2)]]
+    return "-" if at < 0 else quoted(text[at + len(start) : text.index(b"\r\n", at + 2)])
 
 
 def variable(exchange: Exchange, name: str) -> str:
@@ -96,5 +93,5 @@ def variable(exchange: Exchange, name: str) -> str:
     environ = getattr(exchange, "environ", {})
     value = environ.get(name, environ.get(name.upper()))
     if value is None:
-        return texts[os.environb.get(os.fsencode(name), b"-")]
+        return quoted(os.environb.get(os.fsencode(name), b"-"))
     return quoted(str(value).encode("latin-1", "backslashreplace"))
