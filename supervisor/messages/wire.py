@@ -141,13 +141,15 @@ class HandOver(msgspec.Struct, frozen=True, tag=True):
     """A leaving worker to any other, by the app's queue: a connection between requests. Descriptor: its socket.
 
     Scheme, client and server are those of the connection itself, as its worker or a PROXY header has found them, and
-    not what a proxy said of its last request. `until` is when it will have been idle for too long, on CLOCK_MONOTONIC.
+    not what a proxy said of its last request. `until` is when it will have been idle for too long, on CLOCK_MONOTONIC,
+    and `asked` how many requests it has had, where they are limited.
     """
 
     scheme: Literal["http", "https"]
     client: tuple[Host, int] | None
     server: tuple[Host, int | None] | None
     until: float
+    asked: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):

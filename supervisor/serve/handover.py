@@ -118,4 +118,4 @@ class Giver:
         told = (connection.client, connection.server, connection.scheme)
         client, server, scheme = told if origin is None else origin.itself
         until = time.monotonic() + TICK * (connection.expires - self._tick())
-        return HandOver("https" if scheme == "https" else "http", client, server, until)
+        return HandOver("https" if scheme == "https" else "http", client, server, until, connection.asked)

@@ -201,6 +201,7 @@ class Service:
         connection = self._attach(sock, self._tally, handed)
         if connection is not None:
             self._handed[connection] = handed
+            connection.asked = handed.asked
             longest = max(self.limits.keepalive, self.limits.first_byte)
             connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
 

@@ -38,6 +38,8 @@ class Heir(Protocol):
     @property
     def connections(self) -> int: ...
 
+    def has_place(self) -> bool: ...
+
     def adopt(self, sock: socket.socket, handed: HandOver) -> None: ...
 
 
@@ -77,7 +79,7 @@ class Inheritor:
                 break
 
     def _has_room(self) -> bool:
-        return self._heir.inflight < self._heir.capacity
+        return self._heir.inflight < self._heir.capacity and self._heir.has_place()
 
     def _on_waiting(self) -> None:
         share = self._share
@@ -127,7 +129,8 @@ class Inheritor:
     def _adopt(self, data: bytes, fds: list[int]) -> None:
         try:
             handed = handed_over(data)
-            sock = socket.socket(fileno=fds.pop())
+            sock = socket.socket(fileno=fds[0])
+            del fds[0]
             sock.setblocking(False)
         except (ProtocolError, OSError, IndexError) as error:
             print(f"holdfast: a connection that was handed over is of no use: {error}", file=sys.stderr)

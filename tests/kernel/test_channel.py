@@ -191,3 +191,15 @@ def test_a_channel_is_close_on_exec_and_closing_twice_does_no_harm(ends: Ends) -
 def test_the_socket_keeps_boundaries(ends: Ends) -> None:
     with socket.socket(fileno=os.dup(ends[0].fileno())) as sock:
         assert sock.type == socket.SOCK_SEQPACKET
+
+
+def test_what_was_sent_counts_as_unsent_until_somebody_has_received_it(ends: Ends) -> None:
+    left, right = ends
+    assert left.unsent() == 0
+    left.send(b"a")
+    left.send(b"b")
+    seen = [left.unsent()]
+    for _ in range(2):
+        right.receive()
+        seen.append(left.unsent())
+    assert seen[0] > seen[1] > seen[2] == 0

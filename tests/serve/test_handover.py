@@ -280,6 +280,15 @@ def test_the_time_that_a_connection_may_still_be_idle_moves_along() -> None:
         assert time.monotonic() - began < 4.0
 
 
+def test_the_requests_that_a_connection_has_had_count_on() -> None:
+    with move(keepalive_requests=3) as way, way.old.connect() as sock:
+        assert b"connection: close" not in ask(sock)
+        way.begin()
+        assert way.take_one().asked == 1
+        assert b"connection: close" not in ask(sock)
+        assert b"connection: close" in ask(sock)
+
+
 @pytest.mark.parametrize("until", [-1e300, 1e300, float("nan"), float("inf")])
 def test_a_deadline_that_makes_no_sense_is_bounded(until: float) -> None:
     with move() as way:

@@ -1,0 +1,80 @@
+"""What workers are told of each other when one leaves, and when one comes or goes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from supervisor.fleet.heirs import NOTHING
+from supervisor.fleet.records import Fleet, Slot, Worker
+from supervisor.kernel.board import Cell, private_row
+from supervisor.master.relay import Relay
+
+
+class Told:
+    """A worker that remembers what it was told last."""
+
+    def __init__(self, slot: int, connections: int) -> None:
+        self.slot = slot
+        self.is_leaving = False
+        self.row = private_row()
+        self.row[Cell.CONNECTIONS] = connections
+        self.shares: list[int | None] = []
+
+    def inherit(self, share: int | None) -> None:
+        self.shares.append(share)
+
+
+def fleet(holders: dict[int, tuple[int, int]], leaving: tuple[int, ...] = ()) -> Fleet:
+    """Slots by number with their holder's id and generation."""
+    slots = {slot: Slot(slot, 1, Worker(id_, slot, gen, 0.0, 1.0)) for slot, (id_, gen) in holders.items()}
+    return Fleet(60.0, 30.0, slots, {id_: Worker(id_, 1, 1, 9.0, 1.0) for id_ in leaving})
+
+
+def test_a_roll_has_the_new_release_take_and_the_old_one_only_what_is_left_lying() -> None:
+    relay = Relay()
+    workers: dict[int, Any] = {1: Told(1, 10), 2: Told(2, 20), 3: Told(1, 0)}
+    relay.settle(fleet({1: (1, 1), 2: (2, 1)}), workers)
+    assert workers[1].shares == workers[2].shares == [15]
+    workers[1].is_leaving = True
+    assert relay.leave(workers[1], fleet({1: (3, 2), 2: (2, 1)}, (1,)), workers)
+    assert workers[3].shares == [10]
+    assert workers[2].shares == [15, NOTHING]
+    assert workers[1].shares == [15], "it is told to leave, and that is enough"
+    relay.close()
+
+
+def test_a_death_of_the_only_one_of_the_new_release_has_the_others_take() -> None:
+    relay = Relay()
+    workers: dict[int, Any] = {1: Told(1, 10), 2: Told(2, 20), 3: Told(1, 0)}
+    workers[1].is_leaving = True
+    relay.leave(workers[1], fleet({1: (3, 2), 2: (2, 1)}, (1,)), workers)
+    del workers[3]
+    relay.settle(fleet({2: (2, 1)}, (1,)), workers)
+    assert workers[2].shares == [NOTHING, 30]
+    relay.settle(fleet({2: (2, 1)}, (1,)), workers)
+    assert workers[2].shares == [NOTHING, 30], "nothing has changed"
+    relay.close()
+
+
+def test_who_is_ready_no_more_is_told_to_take_nothing() -> None:
+    relay = Relay()
+    workers: dict[int, Any] = {1: Told(1, 1), 2: Told(2, 1)}
+    relay.settle(fleet({1: (1, 1), 2: (2, 1)}), workers)
+    relay.settle(fleet({1: (1, 1)}), workers)
+    assert workers[2].shares == [1, None]
+    relay.close()
+
+
+def test_the_last_one_has_nobody_to_give_to() -> None:
+    relay = Relay()
+    workers: dict[int, Any] = {1: Told(1, 5)}
+    assert not relay.leave(workers[1], fleet({}, (1,)), workers)
+    relay.close()
+
+
+def test_both_ends_close_on_exec() -> None:
+    relay = Relay()
+    assert not os.get_inheritable(relay.giving_end)
+    assert not os.get_inheritable(relay.taking_end)
+    relay.close()
