@@ -268,7 +268,9 @@ class AsgiExchange(ExtendedAnswer):
 
     def _fail(self, failure: BaseException | None) -> None:
         """The app has ended without a whole answer, or raised after it."""
-        if self._gone and is_news_of_the_end(failure):
+        if (self._gone or self._half_closed) and is_news_of_the_end(failure):
+            if not (self._gone or self._phase is DONE):
+                self._connection.abandon()  # whoever only half-closed has no answer to wait for any more
             return
         raw = self.request.target
         if failure is None:

@@ -445,6 +445,11 @@ class Connection(Outgoing):
             exchange.lost()
         self.transport.abort()
 
+    def abandon(self) -> None:
+        """The client has gone, as far as anybody can tell, and the app has given up on it: end without an answer."""
+        self.flush()
+        self._close()
+
     def become(self, successor: asyncio.Protocol) -> bytes:
         """The client speaks another protocol from now on: the transport is `successor`'s, as are the bytes returned."""
         self.exchange = None
