@@ -77,6 +77,25 @@ def test_connections_above_max_inflight_wait_in_the_kernel_until_there_is_room(t
         until("it has room", lambda: cluster.workers()[0]["state"] == "ready")
 
 
+def test_connections_above_max_connections_wait_in_the_kernel_until_one_is_closed(tmp_path: Path) -> None:
+    with Site(tmp_path).cluster("-w", "1", "--max-connections", "2") as cluster:
+        idle = [Visitor(cluster.bind) for _ in range(2)]
+        for visitor in idle:
+            assert visitor.ask("/?hello").status == 200
+        waiting = dial(cluster.bind)
+        waiting.sendall(b"GET /?waited HTTP/1.1\r\nHost: x\r\n\r\n")
+        until("it is full, and tells", lambda: "2 connections open, room for 2" in cluster.log)
+        assert cluster.workers()[0]["state"] == "saturated"
+        assert cluster.workers()[0]["connections"] == 2
+        assert not select.select([waiting], [], [], 0)[0]
+        assert idle[1].ask("/?still").text == "still"
+        idle[0].close()
+        assert waiting.recv(65536).endswith(b"waited")
+        waiting.close()
+        until("it has room", lambda: cluster.workers()[0]["state"] == "ready")
+        idle[1].close()
+
+
 def test_the_access_log_is_written_to_a_file(tmp_path: Path) -> None:
     with Site(tmp_path).cluster("-w", "2", "--access-log", "access.log") as cluster:
         for number in range(10):

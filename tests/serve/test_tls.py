@@ -235,7 +235,7 @@ def test_a_clients_certificate_of_a_stranger_ends_the_handshake(papers: Papers) 
         with pytest.raises((ssl.SSLError, ConnectionError)):
             told_to(harness, context)
         eventually(lambda: harness.service.connections == 0)
-        assert harness.cell(Cell.BAD_REQUESTS) == 1
+        assert harness.cell(Cell.BAD_REQUESTS) == harness.cell(Cell.TLS) == 1
 
 
 def test_the_one_protocol_agreed_on_is_http_1_1(papers: Papers) -> None:
@@ -323,7 +323,7 @@ def test_what_is_not_tls_ends_quietly_and_is_counted(
             sock.sendall(said)
             assert b"HTTP/1.1 200" not in read_all(sock)
         eventually(lambda: harness.service.connections == 0)
-        assert harness.cell(Cell.BAD_REQUESTS) == 1
+        assert harness.cell(Cell.BAD_REQUESTS) == harness.cell(Cell.TLS) == 1
     assert capfd.readouterr().err == ""
 
 
@@ -333,6 +333,7 @@ def test_a_handshake_that_takes_too_long_is_given_up(papers: Papers) -> None:
         with contextlib.suppress(ConnectionError):
             assert sock.recv(100) == b""
         eventually(lambda: harness.service.connections == 0)
+        assert harness.cell(Cell.TLS) == 1
 
 
 def test_a_client_that_goes_in_the_handshake_leaves_nothing(papers: Papers) -> None:
@@ -341,6 +342,7 @@ def test_a_client_that_goes_in_the_handshake_leaves_nothing(papers: Papers) -> N
             sock.sendall(b"\x16\x03\x01")
             eventually(lambda: harness.service.connections == 1)
         eventually(lambda: harness.service.connections == 0)
+        assert harness.cell(Cell.TLS) == 0
 
 
 def test_tls_on_a_plain_port_is_told_so_in_plain_text() -> None:
