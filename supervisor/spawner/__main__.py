@@ -20,6 +20,7 @@ from typing import NoReturn
 from supervisor.config.settings import Interface
 from supervisor.errors import AppError, SurroundingsError
 from supervisor.kernel.channel import Channel
+from supervisor.kernel.descriptors import raise_descriptor_limit
 from supervisor.kernel.memory import let_go_of_code
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
@@ -56,6 +57,7 @@ def main() -> int:
     """Serve the master. Returns in the spawner when it is retired, and in each forked worker when that ends."""
     ignore_terminal_signals()
     guard_standard_streams()
+    raise_descriptor_limit()
     channel = Channel.from_fd(CHANNEL_FD)
     channel.set_blocking(True)
     if len(sys.argv) > 1:
