@@ -50,7 +50,20 @@ class CodeError(HoldfastError):
 class Framing:
     """Feed it with `receive`; while `heed` is set, look at `closed`, `broken`, `ponged`, and write `outgoing()`."""
 
-    __slots__ = ("_bare", "_empty", "_kind", "_partial", "_protocol", "agreed", "broken", "closed", "heed", "ponged")
+    __slots__ = (
+        "_bare",
+        "_begun",
+        "_empty",
+        "_kind",
+        "_left",
+        "_partial",
+        "_protocol",
+        "agreed",
+        "broken",
+        "closed",
+        "heed",
+        "ponged",
+    )
 
     def __init__(self, limit: int, offers: Sequence[str], *, deflate: bool) -> None:
         """`limit` is the size of the largest message, uncompressed, in bytes; `offers` are the client's extensions.
@@ -66,6 +79,8 @@ class Framing:
                 raise OfferError("Sec-WebSocket-Extensions is malformed") from None
         self._bare = self.agreed is None
         self._empty = True  # the library holds nothing, and goes on reading
+        self._begun = b""  # the first bytes of a frame, as long as they don't tell its size
+        self._left = 0  # bytes of an unfinished frame that are still to come
         self._kind = Opcode.TEXT  # of the message that `_partial` belongs to
         self._partial: bytearray | None = None
         self.heed = False
@@ -100,9 +115,26 @@ class Framing:
         if protocol.eof_sent and self.closed is None:
             self.closed = protocol.close_rcvd or protocol.close_sent
             self.broken = self.broken or protocol.close_rcvd is None
-        self._empty = protocol.state is State.OPEN and self._partial is None and not protocol.reader.buffer
+        self._empty = self._ends_a_frame(data) and self._partial is None and protocol.state is State.OPEN
         self.heed = True
         return messages
+
+    def _ends_a_frame(self, data: bytes) -> bool:
+        """Whether the last of the frames in `data` is whole, and a new one begins with the next byte. The library's buffer
+        does not tell: a frame's head is out of it before the rest has come."""
+        if self._begun:
+            data = self._begun + data
+        at, end = self._left, len(data)
+        while at < end:
+            head = data[at : at + 10]
+            size = head[1] & 0x7F if len(head) > 1 else _SHORT
+            length = 0 if size < _SHORT else 2 if size == _SHORT else 8
+            if len(head) < 2 + length:
+                self._begun, self._left = head, 0
+                return False
+            at += 6 + (length + int.from_bytes(head[2 : 2 + length], "big") if length else size)
+        self._begun, self._left = b"", at - end
+        return at == end
 
     def _join(self, frame: Frame, messages: list[str | bytes]) -> None:
         if frame.opcode is not Opcode.CONT:
@@ -120,7 +152,9 @@ class Framing:
         try:
             messages.append(str(data, "utf-8") if self._kind is Opcode.TEXT else bytes(data))
         except UnicodeDecodeError as error:
-            self._protocol.fail(1007, f"{error.reason} at position {error.start}")
+            reason = f"{error.reason} at position {error.start}"
+            self._protocol.fail(1007, reason)
+            self.closed = Close(1007, reason)  # also when more came with it, and the library has found an end in that
             self.broken = True
 
     def text(self, text: str) -> bytes:

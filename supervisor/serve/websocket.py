@@ -48,6 +48,7 @@ class WebSocket(asyncio.Protocol):
         "_framing",
         "_heard",
         "_inbox",
+        "_pings",
         "_reading",
         "_rest",
         "_service",
@@ -71,6 +72,7 @@ class WebSocket(asyncio.Protocol):
         self._framing = framing
         self._inbox = inbox
         self._service = connection.service
+        self._pings = self._service.ping_ticks < NEVER
         self._rest = b""  # read, but not parsed while the inbox is full
         self._reading = True
         self._awaits_pong = False
@@ -129,9 +131,13 @@ class WebSocket(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        if not self._pings and self.phase is OPEN:
+            self._watch_writing()
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if not self._pings and self.phase is OPEN:
+            self.expires = NEVER
         self.read_on()
         self._inbox.wake()
 
@@ -151,12 +157,18 @@ class WebSocket(asyncio.Protocol):
     def cut(self) -> None:
         """Give up on the client, without a further byte."""
         self._inbox.hang_up(ABNORMAL, "")
+        self.phase = CLOSED
         self.transport.abort()
 
     def expire(self) -> None:
-        """The deadline has passed: the next ping's, its pong's, or that of the end of a connection that is closing."""
+        """The deadline has passed: the next ping's, its pong's, that of a client that takes nothing, or the end's."""
         if self.phase is not OPEN:
             self.transport.abort()
+        elif not self._pings:
+            if self._has_taken():
+                self._watch_writing()
+            else:
+                self.cut()
         elif not self._awaits_pong:
             self._awaits_pong, self._heard = True, False
             self.transport.write(self._framing.ping())
@@ -170,9 +182,19 @@ class WebSocket(asyncio.Protocol):
             self.close(APP_FAILED, "keepalive ping timeout")
 
     def _is_excused(self) -> bool:
-        """Whether a pong may well be on its way: behind what we don't read, or what the client is still busy with."""
+        """Whether a pong may well be on its way: behind what we don't read, or what the client is still busy with. Who
+        takes nothing is not excused by our not reading, which may be for that."""
+        return self._has_taken() or self._heard or not (self._reading or self.write_paused)
+
+    def _has_taken(self) -> bool:
+        """Whether the client has taken anything since this was asked last."""
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        return self._heard or not self._reading or self._unsent < before
+        return self._unsent < before
+
+    def _watch_writing(self) -> None:
+        """Without pings, only a client that takes nothing has a deadline."""
+        self._unsent = self.transport.get_write_buffer_size()
+        self.expires = self._service.tick + self._service.write_idle_ticks
 
     # Bytes.
 

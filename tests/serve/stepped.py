@@ -67,6 +67,12 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     def remove_reader(self, fd: Any) -> bool:
         return self.readers.pop(fd, None) is not None
 
+    def call_reader(self, fd: int) -> None:
+        """There is something to read; by now, perhaps nobody reads any more."""
+        reader = self.readers.get(fd)
+        if reader is not None:
+            reader[0](*reader[1:])
+
 
 class MemoryTransport(asyncio.Transport):
     """The server's end of a connection. Failures in the protocol's callbacks go to the loop's `failures`."""
@@ -106,7 +112,8 @@ class MemoryTransport(asyncio.Transport):
             raise RuntimeError(f"a write after the end: {bytes(data)!r}")
         if not self._losing:
             self._unsent += data
-            self.push()
+            if not self._paused:
+                self.push()
             if len(self._unsent) > self._high and not self._paused:
                 self._paused = True
                 self._protocol.pause_writing()
@@ -244,8 +251,8 @@ class Client:
     def _tell(self) -> None:
         if self.transport is not None:
             self.transport.look()
-        elif (reader := self._wired.loop.readers.get(self.fileno())) is not None:
-            self._wired.loop.call_soon(*reader)
+        else:
+            self._wired.loop.call_soon(self._wired.loop.call_reader, self.fileno())
 
     # What the service does with an accepted socket.
 
@@ -298,6 +305,11 @@ class Wired:
 
     def __exit__(self, *_: object) -> None:
         self.loop.close()
+
+    def start(self) -> None:
+        """Start the app and the service's clock, which deadlines need."""
+        self.loop.create_task(self.service.startup())
+        self.settle()
 
     def connect(self, room: int = 1 << 40, address: tuple[str, int] = ("127.0.0.1", 50000)) -> Client:
         """A fresh connection."""

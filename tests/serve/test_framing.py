@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from supervisor.serve.framing import CodeError, Framing, OfferError
 
-from .websocket_client import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, frame
+from .websocket_client import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, frame, masked
 
 LIMIT = 1 << 20
 Received = list[str | bytes]
@@ -73,6 +73,19 @@ def test_a_short_frame_behind_the_head_of_another_is_part_of_it() -> None:
     assert fed(wire, frame(TEXT, b"now")) == ["now"]
 
 
+@pytest.mark.parametrize("size", [8, 200, 70_000])
+def test_nor_is_one_that_looks_like_a_frame_on_the_wire(size: int) -> None:
+    inner = frame(TEXT, b"x")
+    payload = masked(inner) + bytes(size - len(inner))
+    outer = frame(BINARY, payload)
+    head = len(outer) - size
+    for cut in range(1, head + 1):
+        wire = framing()
+        pieces = [outer[:cut], outer[cut:head], outer[head : head + len(inner)], outer[head + len(inner) :]]
+        assert fed(wire, *filter(None, pieces)) == [payload], cut
+        assert fed(wire, frame(TEXT, b"now")) == ["now"]
+
+
 def test_a_whole_message_between_fragments_breaks_the_protocol() -> None:
     wire = framing()
     assert fed(wire, frame(TEXT, b"a", fin=False), frame(TEXT, b"b")) == []
@@ -114,6 +127,14 @@ def test_what_breaks_the_protocol_is_told_with_its_code(stream: bytes, code: int
     assert int.from_bytes(said[2:4], "big") == code
     assert fed(wire, frame(TEXT, b"nobody listens")) == []
     assert wire.outgoing() == b""
+
+
+@pytest.mark.parametrize("more", [close(), frame(3), frame(TEXT, b"a", mask=False)], ids=["close", "kind", "mask"])
+def test_the_first_mistake_counts_whatever_comes_with_it(more: bytes) -> None:
+    framing = Framing(100, (), deflate=False)
+    assert framing.receive(frame(TEXT, b"\xff") + more + frame(TEXT, b"b")) == []
+    assert framing.closed is not None
+    assert (framing.closed.code, framing.broken) == (1007, True)
 
 
 def test_a_character_may_be_split_between_fragments() -> None:
