@@ -80,8 +80,7 @@ def service(*, wsgi: bool, tight: bool) -> Wired:
     if wired is None:
         limits = TIGHT if tight else None
         wired = Wired(apps.wsgi, "wsgi", limits=limits) if wsgi else Wired(apps.asgi, limits=limits)
-        wired.loop.create_task(wired.service.startup())
-        wired.settle()
+        wired.start()
         _services[wsgi, tight] = wired
     return wired
 
@@ -135,6 +134,8 @@ def _outcome(wired: Wired, plan: Plan, pieces: list[bytes], reading: Reading) ->
 def _answers(client: Client, reading: Reading) -> list[Answered]:
     answers, rest = read_answers(bytes(client.received), reading.methods, ended=client.ended or client.closed)
     assert not rest
+    if answers and answers[-1].status == 0 and answers[-1].interim == (100,):
+        answers.pop()  # told to go on, and went
     assert all(each.whole for each in answers), f"half an answer: {answers}"
     refused = [number for number, each in enumerate(answers) if each.status in REFUSALS]
     assert refused in ([], [len(answers) - 1]), f"something follows a refusal: {answers}"
