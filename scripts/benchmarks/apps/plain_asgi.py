@@ -35,19 +35,18 @@ async def _ten_kilobytes(_: Receive, send: Send) -> None:
     await _answer(send, b"text/plain", PIECE * 10)
 
 
-async def _upload(receive: Receive, send: Send) -> None:
-    size = 0
-    more = True
-    while more:
+async def _post(receive: Receive, send: Send) -> None:
+    message = await receive()
+    body = message.get("body", b"")
+    while message.get("more_body", False):
         message = await receive()
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-    await _answer(send, b"text/plain", b"%d" % size)
+        body += message.get("body", b"")
+    await _answer(send, b"text/plain", body)
 
 
 async def _stream(_: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-    for _piece in range(10):
+    for _piece in range(64):
         await send({"type": "http.response.body", "body": PIECE, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
@@ -75,6 +74,6 @@ ROUTES = {
     "/": _plaintext,
     "/json": _json,
     "/10k": _ten_kilobytes,
-    "/upload": _upload,
+    "/echo": _post,
     "/stream": _stream,
 }
