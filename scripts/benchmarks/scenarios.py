@@ -29,7 +29,9 @@ SCENARIOS = (
     Scenario("asgi-plaintext", "ASGI, 13 bytes", (*ASGI, *FIXED)),
     Scenario("asgi-json", "ASGI, 1 KB of JSON", ASGI, path="/json", expected=json.dumps(RECORD).encode()),
     Scenario("asgi-10k", "ASGI, 10 KB", ASGI, path="/10k", expected=PIECE * 10),
-    Scenario("asgi-post10k", "ASGI, POST of 10 KB, sent back", ASGI, path="/echo", expected=PIECE * 10, post_bytes=10240),
+    Scenario(
+        "asgi-post10k", "ASGI, POST of 10 KB, sent back", ASGI, path="/echo", expected=PIECE * 10, post_bytes=10240
+    ),
     Scenario("asgi-stream", "ASGI, 64 chunks of 1 KB", ASGI, path="/stream", expected=PIECE * 64),
     Scenario("asgi-fresh", "ASGI, 13 bytes, a connection for each request", (*ASGI, *FIXED), keepalive=False),
     Scenario("ws-echo", "WebSocket, text messages of 16 bytes, each sent back", WEBSOCKET, websocket=True),
