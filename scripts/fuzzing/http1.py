@@ -23,6 +23,9 @@ from tests.serve.stepped import Client, Wired
 TIGHT = Limits(
     request_line=64,
     head=256,
+    fields=6,
+    body=100,
+    keepalive_requests=5,
     read_ahead=128,
     discard=16,
     chunk_overhead=64,

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.serve.limits import Limits
 
-from .answers import read_answers
+from .answers import Answered, read_answers
 from .cases import CORPUS, Case, CaseError, load, parse
 from .harness import Harness
 from .reading import Asked, End, read
@@ -75,6 +75,17 @@ class Server:
     def __init__(self, interface: str) -> None:
         self.apps = Apps()
         self.wired = Wired(self.apps.asgi) if interface == "asgi" else Wired(self.apps.wsgi, "wsgi")
+
+    def answers(self, wire: bytes, limits: Limits) -> list[Answered]:
+        """What is answered to one packet."""
+        self.wired.service.set_limits(limits)
+        client = self.wired.connect()
+        client.send(wire)
+        self.wired.settle()
+        answers, _rest = read_answers(bytes(client.received), _methods(wire), ended=client.ended or client.closed)
+        client.reset()
+        self.wired.settle()
+        return answers
 
     def outcome(self, pieces: list[bytes], limits: Limits, *, half_closed: bool = False) -> Outcome:
         """What comes of these packets. `half_closed`: the client ends its half with the last one."""
@@ -164,6 +175,15 @@ def test_before_a_good_request(server: Server, case: Case) -> None:
         wanted = Outcome((*wanted.answers, 200), (*wanted.sees, SEEN_GOOD), "open")
     assert server.outcome([case.wire + GOOD], case.limits) == wanted
     assert server.outcome([case.wire, GOOD], case.limits) == wanted
+
+
+def test_the_last_answer_says_what_becomes_of_the_connection(server: Server, case: Case) -> None:
+    answers = server.answers(case.wire, case.limits)
+    if answers:
+        says = [value for name, value in answers[-1].headers if name == b"connection"]
+        is_legacy = b"HTTP/1.0\r\n" in case.wire
+        assert says == ([b"close"] if case.end == "closed" else [b"keep-alive"] if is_legacy else [])
+        assert not is_legacy or all(not answer.interim for answer in answers)
 
 
 def test_a_second_reading_agrees(case: Case) -> None:
