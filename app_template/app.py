@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypedDict
 
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,21 @@ async def index(request: Request) -> dict[str, str | int]:
 async def health(request: Request) -> dict[str, str | float]:
     """Asked by holdfast before a worker gets traffic (`ready_path`); check here what a request can't do without."""
     return {"status": "ok", "uptime_s": round(time.monotonic() - request.state.started, 3)}
+
+
+@app.get("/events")
+async def events(request: Request) -> StreamingResponse:
+    """Server-sent events. The browser's `EventSource` comes back by itself when the stream ends, to the new release."""
+    holdfast = request.scope.get("extensions", {}).get("holdfast", {})
+    draining = holdfast.get("draining") or asyncio.Event()  # without holdfast, in tests, nobody leaves
+    return StreamingResponse(ticks(draining), media_type="text/event-stream")
+
+
+async def ticks(draining: asyncio.Event, pause: float = 1.0) -> AsyncIterator[str]:
+    """An event each `pause` seconds, until this worker leaves: what goes on then is cut at `drain_timeout`."""
+    number = 0
+    while not draining.is_set():
+        number += 1
+        yield f"id: {number}\ndata: {os.getpid()}\n\n"
+        with suppress(TimeoutError):
+            await asyncio.wait_for(draining.wait(), pause)

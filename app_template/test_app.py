@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app import app
+from app import app, ticks
 
 
 @pytest.fixture
@@ -28,3 +29,16 @@ def test_a_started_worker_is_healthy(client: TestClient) -> None:
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
+
+
+def test_the_events_end_when_the_worker_leaves() -> None:
+    async def run() -> list[str]:
+        draining = asyncio.Event()
+        seen = []
+        async for event in ticks(draining, 0.01):
+            seen.append(event)
+            if len(seen) == 3:
+                draining.set()
+        return seen
+
+    assert [event.partition("\n")[0] for event in asyncio.run(run())] == ["id: 1", "id: 2", "id: 3"]

@@ -39,7 +39,7 @@ def test_the_new_projects_own_test_passes_and_its_check_too(tmp_path: Path) -> N
     assert holdfast("new", "shop", cwd=tmp_path).returncode == 0
     tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "shop")
     assert tested.returncode == 0, tested.stdout
-    assert "2 passed" in tested.stdout
+    assert "3 passed" in tested.stdout
     checked = holdfast("check", cwd=tmp_path / "shop")
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.startswith("web: OK: asgi, ")

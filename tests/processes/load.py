@@ -78,6 +78,7 @@ class Report:
     lost_reused: int = 0  # of the lost: on a kept-alive connection, not one byte of the answer had come
     losses: list[dict[str, Any]] = field(default_factory=list)  # the first few: when, kind, method, connection, detail
     connects: int = 0
+    reconnects: int = 0  # of clients that keep their connection, and had to open another
     closed_idle: int = 0  # kept-alive connections found closed before the next request: no loss
     closed_politely: int = 0  # kept-alive connections that ended with `Connection: close`
     requests_per_s: float = 0.0

@@ -29,7 +29,7 @@ LATENCY_STEP_S = 50e-6  # the resolution of the latencies
 HEARTBEAT_S = 0.005
 LOSSES_KEPT = 20
 
-Turn = Literal["connects", "closed_idle", "closed_politely"]
+Turn = Literal["connects", "reconnects", "closed_idle", "closed_politely"]
 
 
 class Tally:
@@ -71,7 +71,7 @@ class Tally:
         report.seconds = now - self._began
         report.requests_per_s = report.ok / report.seconds if report.seconds > 0 else 0.0
         report.longest_gap_at_s = self._gap_began - start
-        report.connects = self.turns["connects"]
+        report.connects, report.reconnects = self.turns["connects"], self.turns["reconnects"]
         report.closed_idle, report.closed_politely = self.turns["closed_idle"], self.turns["closed_politely"]
         report.p50_s, report.p99_s = self._percentile(0.50), self._percentile(0.99)
         report.pids, report.releases = dict(self._pids), dict(self._releases)
@@ -189,6 +189,7 @@ class Client:
         self._requests = Requests(plan, number, says_close=fresh and number % 2 == 0)
         self._books = books
         self._connection: Connection | None = None
+        self._has_connected = False
 
     async def run(self) -> None:
         while self._books.admits_another():
@@ -211,6 +212,9 @@ class Client:
                 if self._connection is None:
                     self._connection = await Connection.open(self._plan.address)
                     self._books.turn("connects")
+                    if self._has_connected and not self._fresh:
+                        self._books.turn("reconnects")
+                    self._has_connected = True
                 answer = await self._connection.exchange(pieces)
             _check(answer, expected)
         except (LostError, TimeoutError) as error:

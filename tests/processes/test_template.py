@@ -94,6 +94,20 @@ def test_a_new_project_serves_rolls_and_stops(project: Project) -> None:
     assert "Traceback" not in project.output()
 
 
+def test_a_stream_of_the_project_ends_with_its_worker_and_its_connection_does_not(project: Project) -> None:
+    master = project.start("-m", "supervisor", "run", "-w", "1", "-b", project.bind)
+    first = project.wait_for(lambda found: found["message"] == "Hello from holdfast")
+    with requests.Session() as client:
+        with client.get(f"http://{project.bind}/events", stream=True, timeout=DEADLINE) as events:
+            lines = events.iter_lines(decode_unicode=True)
+            assert (next(lines), next(lines)) == ("id: 1", f"data: {first['pid']}")
+            master.send_signal(signal.SIGUSR2)
+            ended = list(lines)
+        assert {line for line in ended if line.startswith("data")} <= {f"data: {first['pid']}"}
+        assert client.get(f"http://{project.bind}/", timeout=DEADLINE).json()["pid"] != first["pid"]
+    assert "cut after" not in project.output()
+
+
 def test_a_changed_settings_file_is_taken_by_a_roll_and_a_wrong_one_is_told_and_changes_nothing(
     project: Project,
 ) -> None:
