@@ -140,7 +140,85 @@ def test_a_cut_ends_what_is_left_and_names_it(capfd: pytest.CaptureFixture[str],
         assert server.cell(Cell.FINISHED) == 0
         gate.release.set()
         eventually(lambda: server.service.inflight == 0)
-    assert capfd.readouterr().err.count(": cut after 0.") == 20
+    told = capfd.readouterr().err
+    assert told.count(": cut after 0.") == 20
+    assert "holdfast: 5 more were cut\n" in told
+
+
+def test_app_code_that_has_outlived_its_answer_is_named_when_it_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await echo(scope, receive, send)
+        await asyncio.sleep(60)
+
+    with Harness(app) as server, server.connect() as sock:
+        sock.sendall(GET.replace(b"/ ", b"/later "))
+        read_until(sock, b"GET /later ")
+        assert server.call(server.service.cut) == 0
+        assert server.cell(Cell.CUT) == 0
+    assert "holdfast: GET /later: its app code cut after 0." in capfd.readouterr().err
+
+
+def test_connections_that_are_cut_are_told_from_those_that_are_only_ended() -> None:
+    gate = Gate()
+    with Harness(gate.asgi) as server, server.connect() as busy, server.connect() as idle, server.connect() as begun:
+        eventually(lambda: server.service.connections == 3)
+        busy.sendall(GET)
+        begun.sendall(GET[:7])
+        eventually(lambda: server.service.inflight == 1)
+        eventually(lambda: any(each._rest for each in server.service._connections))
+        drain(server, None)
+        server.call(server.service.cut)
+        assert idle.recv(1) == b""
+        eventually(lambda: server.service.connections == 0)
+        assert (server.cell(Cell.CONNECTIONS_CUT), server.cell(Cell.DRAINED)) == (2, 1)
+        gate.release.set()
+
+
+@pytest.mark.parametrize("linger", [None, 0.0])
+def test_an_asgi_app_can_wait_for_the_drain(linger: float | None) -> None:
+    events: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        events.append(scope["extensions"]["holdfast"]["draining"])
+        if scope["path"] == "/wait":
+            await events[-1].wait()
+        await echo(scope, receive, send)
+
+    with Harness(app) as server, server.connect() as sock, server.connect() as waiting:
+        sock.sendall(GET)
+        read_until(sock, b"GET / ")
+        waiting.sendall(GET.replace(b"/ ", b"/wait "))
+        eventually(lambda: len(events) == 2)
+        assert events[0] is events[1], "all requests share it"
+        assert not events[0].is_set()
+        drain(server, linger)
+        assert read_all(waiting).endswith(b"GET /wait ")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_wsgi_app_can_look_at_the_drain_or_wait_for_it(threads: int) -> None:
+    seen: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        draining = environ["holdfast.draining"]
+        assert draining is environ["holdfast.trace"]["draining"]
+        seen.append(draining.is_set())
+        if environ["PATH_INFO"] == "/wait":
+            draining.wait(10)
+        return wsgi_echo(environ, start_response)
+
+    with Harness(app, "wsgi", threads=threads) as server, server.connect() as sock, server.connect() as late:
+        sock.sendall(GET if threads == 1 else GET.replace(b"/ ", b"/wait "))
+        eventually(lambda: seen)
+        eventually(lambda: server.service.connections == 2)
+        drain(server, None)
+        if threads > 1:
+            assert read_all(sock).endswith(b"GET /wait ")
+        late.sendall(GET)
+        assert read_all(late).endswith(b"GET / ")
+        assert seen == [False, True]
 
 
 def test_a_cut_cancels_the_app_s_coroutine() -> None:
