@@ -24,6 +24,7 @@ from supervisor.kernel.board import Cell, Row
 WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 FIRST_REQUEST_PAUSE = 0.005  # seconds that a full worker gives connections just taken to bring their requests
+DOUBT = 1.0  # seconds without such pauses after one in which most of them brought none
 SHORTAGE_PAUSE = 0.5  # seconds without accepting after the kernel refused one for want of resources
 SWEEP = 4096  # connections taken at most from the queue of a socket that is about to close
 _STARTED = int(Cell.STARTED)
@@ -70,6 +71,7 @@ class Acceptor:
         self._taken = 0
         self._allowed: int | None = None  # connections in all
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
+        self._doubts_until = 0.0  # that they will; loop time
 
     def open(self) -> None:
         """Begin, or begin again, to take connections. Harmless when open, closed for good, full, or out of
@@ -111,7 +113,7 @@ class Acceptor:
 
     def _on_waiting(self) -> None:
         for fd, _events in self._epoll.poll(0, len(self._listeners)):
-            for _ in range(1 if self._taker.inflight else WHILE_IDLE):
+            for _ in range(1 if self._taker.inflight or self._doubts() else WHILE_IDLE):
                 if not (self._has_room() and self._take(self._listeners[fd])):
                     break
             if not self._is_watching:
@@ -134,11 +136,19 @@ class Acceptor:
         if self._is_full():
             self.pause()
             return False
-        if taker.inflight + max(0, self._awaited - self._row[_STARTED]) >= taker.capacity:
+        if taker.inflight + self._silent() >= taker.capacity and not self._doubts():
             self._look_away()
             self._loop.call_later(FIRST_REQUEST_PAUSE, self._look_again)
             return False
         return True
+
+    def _silent(self) -> int:
+        """Connections taken lately that have brought no request yet."""
+        return max(0, self._awaited - self._row[_STARTED])
+
+    def _doubts(self) -> bool:
+        """Whether most connections have lately brought no request."""
+        return self._loop.time() < self._doubts_until
 
     def _look_away(self) -> None:
         if self._is_watching:
@@ -148,7 +158,9 @@ class Acceptor:
             self._is_watching = False
 
     def _look_again(self) -> None:
-        """Those who have brought no request by now are clients who connect in advance: they are not waited for."""
+        """Those who have brought no request by now are not waited for, nor, if they are most, those who come next."""
+        if 2 * self._silent() >= self._taker.capacity:
+            self._doubts_until = self._loop.time() + DOUBT
         self._awaited = 0
         if self._is_full():
             self.pause()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 import uvloop
 
-from supervisor.kernel.board import private_row
-from supervisor.worker.acceptor import Acceptor
+from supervisor.kernel.board import Cell, private_row
+from supervisor.worker.acceptor import FIRST_REQUEST_PAUSE, Acceptor
 
 PATIENCE = 0.1  # seconds in which a connection that is taken at all has been taken
 
@@ -41,9 +42,8 @@ class Door:
         self.taker = Taker()
         self.told: list[bool] = []
         self.clients: list[socket.socket] = []
-        self.acceptor = Acceptor(
-            self.loop, [self.listener], self.taker, private_row(), lambda error: None, self.told.append
-        )
+        self.row = private_row()
+        self.acceptor = Acceptor(self.loop, [self.listener], self.taker, self.row, lambda error: None, self.told.append)
 
     def knock(self, times: int) -> None:
         self.clients += [socket.create_connection(self.listener.getsockname()) for _ in range(times)]
@@ -52,6 +52,16 @@ class Door:
         """How many connections have been taken, once there was time to take them."""
         self.loop.run_until_complete(asyncio.sleep(PATIENCE))
         return len(self.taker.socks)
+
+    def seconds_for(self, connections: int) -> float:
+        """Seconds from so many clients at the door until the last is taken."""
+        wanted = len(self.taker.socks) + connections
+        self.knock(connections)
+        begun = time.monotonic()
+        while len(self.taker.socks) < wanted:
+            self.loop.run_until_complete(asyncio.sleep(0.0005))
+            assert time.monotonic() < begun + 10
+        return time.monotonic() - begun
 
     def close(self) -> None:
         self.acceptor.close(sweep=False)
@@ -130,3 +140,23 @@ def test_a_worker_that_leaves_sweeps_the_queue_whatever_it_was_allowed(door: Doo
     assert door.taken() == 0
     door.acceptor.close(sweep=True)
     assert len(door.taker.socks) == 2
+
+
+def test_connections_just_taken_are_waited_for_as_if_they_were_requests(door: Door) -> None:
+    def bring_a_request() -> None:
+        door.row[Cell.STARTED] += 1
+
+    def accepted(sock: socket.socket) -> None:
+        door.taker.socks.append(sock)
+        door.loop.call_later(FIRST_REQUEST_PAUSE / 2, bring_a_request)
+
+    door.taker.capacity = 8
+    door.taker.accepted = accepted  # type: ignore[method-assign]
+    door.acceptor.open()
+    assert door.seconds_for(40) > 3 * FIRST_REQUEST_PAUSE
+
+
+def test_clients_that_ask_nothing_keep_nobody_waiting(door: Door) -> None:
+    door.taker.capacity = 8
+    door.acceptor.open()
+    assert door.seconds_for(96) < 96 / 8 * FIRST_REQUEST_PAUSE / 2
