@@ -16,6 +16,7 @@ file are not part of them: `\r`, `\n`, `\t`, `\\` and `\xHH` are written out, an
 `end`      `open`: a further request would be served; `closed`: the server has ended the connection, or ends it with the
            client's half; `waits`: more bytes of this request are wanted. Without it, `closed` behind a refusal, else
            `open`
+`zttp`     `takes`: the parser alone would let it pass, and it is a check of ours that refuses it
 `limits`   `name=number` of supervisor.serve.limits.Limits, where the default would make the file long
 """
 
@@ -29,7 +30,7 @@ from pathlib import Path
 from supervisor.serve.limits import Limits
 
 CORPUS = Path(__file__).parent / "corpus"
-KEYS = ("source", "answers", "sees", "end", "limits")
+KEYS = ("source", "answers", "sees", "end", "zttp", "limits")
 ENDS = ("open", "closed", "waits")
 
 _REPEATED = re.compile(r"\\\((\d+) ([^)]*)\)")
@@ -47,11 +48,8 @@ class Case:
     answers: tuple[int, ...]
     sees: tuple[bytes, ...]
     end: str
+    zttp_takes: bool
     limits: Limits
-
-    @property
-    def ends_the_connection(self) -> bool:
-        return self.end == "closed"
 
 
 class CaseError(Exception):
@@ -84,7 +82,8 @@ def parse(name: str, text: str) -> Case:
     sees = tuple(unescape(line) for line in values["sees"])
     limits = _limits(name, " ".join(values["limits"]))
     wire = unescape("".join(raw.splitlines()))
-    return Case(name, what, "; ".join(values["source"]), wire, answers, sees, end, limits)
+    zttp_takes = values["zttp"] == ["takes"]
+    return Case(name, what, "; ".join(values["source"]), wire, answers, sees, end, zttp_takes, limits)
 
 
 def unescape(text: str) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+import zttp
 
 from supervisor.serve.limits import Limits
 
@@ -195,6 +196,25 @@ def test_a_second_reading_agrees(case: Case) -> None:
     if reading.end is End.BAD:
         assert case.answers[-1] in reading.statuses, reading.why
         assert len(case.answers) == len(reading.asked) + 1
+
+
+def test_a_check_of_ours_stands_where_the_parser_lets_pass_what_is_refused(case: Case) -> None:
+    if case.limits != Limits() or len(case.answers) != 1:
+        pytest.skip("it is about more than the parser")
+    assert case.zttp_takes == (case.answers[0] >= 400 and _zttp_takes(case.wire))
+
+
+def _zttp_takes(wire: bytes) -> bool:
+    """Whether a whole head comes out of it, and nothing behind that is complained about."""
+    parser = zttp.Connection(zttp.SERVER)
+    try:
+        request = parser.receive_event(wire)
+        event: object = request
+        while not isinstance(event, (zttp.EndOfMessage, zttp.NeedData)) and not getattr(event, "end_stream", False):
+            event = parser.next_event()
+    except zttp.RemoteProtocolError:
+        return False
+    return isinstance(request, zttp.Request)
 
 
 def _spelled(asked: Asked) -> bytes:
