@@ -36,6 +36,7 @@ from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.peers import Origin, Trust
 from supervisor.serve.proxy import Told
 from supervisor.serve.secure import Handshake, SecureConnection
+from supervisor.serve.sweep import Sweep
 from supervisor.serve.tally import Tally
 from supervisor.serve.tls import Tls
 from supervisor.serve.upgrade import Upgrade
@@ -81,6 +82,7 @@ class Service:
         self._giver: Giver | None = None
         self._is_cut = False
         self._connections: set[Connection | WebSocket] = set()
+        self._deadlines = Sweep(loop, self._connections)
         self._farewell = Farewell(loop)
         self._trust = Trust(settings.forwarded_allow_ips)
         self._told: dict[Connection, Told] = {}  # by PROXY headers, of connections about to be made
@@ -400,8 +402,7 @@ class Service:
         """Move the clock, and end what has passed its deadline."""
         self.tick = tick = self.tick + 1
         self.stamps.set(time.time())
-        for connection in [c for c in self._connections if c.expires <= tick]:
-            connection.expire()
+        self._deadlines.run(tick)
         self._sweeper = self.loop.call_later(TICK, self._sweep)
 
 
