@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fuzzing.apps import Apps, Asking
 from fuzzing.plan import Plan, split, written
+from supervisor.serve.http1 import Connection
 from supervisor.serve.limits import Limits
 from tests.serve.answers import Answered, read_answers
 from tests.serve.cases import load
@@ -178,11 +179,11 @@ def _check_planned(plan: Plan, wire: bytes, reading: Reading) -> None:
         client.send(piece)
         if plan.has(STEPPED):
             wired.settle()
-            _hold_bounds(wired, len(wire))
+            _hold_bounds(wired, client)
         if plan.has(SLOW):
             client.take(plan.pace * 16)
     wired.settle()
-    _hold_bounds(wired, len(wire))
+    _hold_bounds(wired, client)
     if plan.has(ENDS):
         client.end()
         wired.settle()
@@ -220,12 +221,18 @@ def _hold_one(asking: Asking, asked: Asked, *, wsgi: bool) -> None:
     assert not asked.body or asked.body.startswith(seen.body)
 
 
-def _hold_bounds(wired: Wired, size: int) -> None:
-    """What waits for the app, or for the rest of a head, is bounded."""
+def _hold_bounds(wired: Wired, client: Client) -> None:
+    """What waits, for the rest of a head or a line or for the app, is within the limits, but for the last read."""
     limits = wired.service.limits
+    slack = client.transport.largest_read if client.transport is not None else 0
     for connection in wired.service._connections:
-        held = getattr(connection, "_rest", b"")
-        assert len(held) <= max(limits.head, limits.read_ahead) + size
+        assert isinstance(connection, Connection)
+        assert len(connection._rest) <= max(limits.head, limits.read_ahead) + slack
+        assert len(getattr(connection.body, "_held", b"")) <= limits.chunk_overhead
+        exchange = connection.exchange
+        assert sum(map(len, getattr(exchange, "_pieces", ()))) <= limits.read_ahead + slack
+        gathered = getattr(exchange, "_gathered", None)
+        assert gathered is None or sum(map(len, gathered.pieces)) <= limits.memory_body
 
 
 def _wait(wired: Wired, client: Client) -> None:
@@ -234,7 +241,7 @@ def _wait(wired: Wired, client: Client) -> None:
         wired.advance(0.5)
     if not wired.service.bridge.is_running():
         assert client.closed or client.ended, "a client that does nothing is kept"
-    _hold_bounds(wired, 1 << 20)
+    _hold_bounds(wired, client)
 
 
 def _leave(wired: Wired, client: Client) -> None:

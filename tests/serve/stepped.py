@@ -88,6 +88,7 @@ class MemoryTransport(asyncio.Transport):
         self._paused = False
         self._looking = False
         self._ended = self._closing = self._losing = self.lost = False
+        self.largest_read = 0  # bytes that the protocol was given at once
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = high or 0
@@ -191,7 +192,9 @@ class MemoryTransport(asyncio.Transport):
             return
         try:
             if client.unread:
-                self._protocol.data_received(client.unread.popleft())
+                data = client.unread.popleft()
+                self.largest_read = max(self.largest_read, len(data))
+                self._protocol.data_received(data)
             elif client.has_ended and not client.end_was_told:
                 client.end_was_told = True
                 if not self._protocol.eof_received():
