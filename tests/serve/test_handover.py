@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import threading
@@ -300,7 +301,26 @@ def test_a_deadline_that_makes_no_sense_is_bounded(until: float) -> None:
         eventually(lambda: way.new.service.connections == 0)
 
 
-def test_ten_batches_move_and_each_answers_on() -> None:
+def test_no_turn_of_the_loop_gives_more_than_a_batch() -> None:
+    count = 3 * BATCH
+    seen: list[int] = []
+    with move() as way, contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(way.old.connect())
+        eventually(lambda: way.old.service.connections == count)
+
+        def look() -> None:
+            seen.append(way.old.service.connections)
+            if seen[-1]:
+                way.old.loop.call_soon(look)
+
+        way.old.call(look)
+        way.begin()
+        eventually(lambda: way.old.service.connections == 0)
+        assert max(before - after for before, after in itertools.pairwise(seen)) == BATCH
+
+
+def test_some_batches_move_and_each_answers_on() -> None:
     count = 3 * BATCH
     with move() as way, contextlib.ExitStack() as stack:
         socks = [stack.enter_context(way.old.connect()) for _ in range(count)]
