@@ -20,7 +20,7 @@ import msgspec
 
 from supervisor.errors import NoMasterError, RefusedError, UsageError
 from supervisor.messages.events import Event, from_object
-from supervisor.messages.status import Status
+from supervisor.messages.status import Begun, RollStatus, Status
 
 TIMEOUT = 10.0  # seconds until a call gives up
 MAX_ANSWER = 64 * 1024 * 1024
@@ -40,8 +40,16 @@ class _Error(msgspec.Struct):
     error: str
 
 
-class _Generations(msgspec.Struct):
+class _Begun(msgspec.Struct):
     generations: dict[str, int]
+    rolls: dict[str, int] = {}
+
+    def by_app(self) -> dict[str, Begun]:
+        return {app: Begun(generation, self.rolls.get(app, 0)) for app, generation in self.generations.items()}
+
+
+class _Rolls(msgspec.Struct):
+    apps: dict[str, list[RollStatus]]
 
 
 class _Workers(msgspec.Struct):
@@ -87,9 +95,17 @@ class ControlClient:
             raise
         return EventStream(exchange)
 
-    def reload(self, apps: Sequence[str] = ()) -> dict[str, int]:
-        """Begin a rolling restart of these apps, or of all. Returns each app's target generation."""
-        return self._post("/reload", {"apps": list(apps)}, _Generations).generations
+    def reload(self, apps: Sequence[str] = ()) -> dict[str, Begun]:
+        """Begin a rolling restart of these apps, or of all."""
+        return self._post("/reload", {"apps": list(apps)}, _Begun).by_app()
+
+    def rollback(self, apps: Sequence[str] = ()) -> dict[str, Begun]:
+        """Begin to return these apps, or all that can, to the release before the last committed one."""
+        return self._post("/rollback", {"apps": list(apps)}, _Begun).by_app()
+
+    def rolls(self) -> dict[str, list[RollStatus]]:
+        """The last twenty rolls of each app, oldest first."""
+        return self._get("/rolls", _Rolls).apps
 
     def start(self, target: str) -> None:
         """Begin to start what is stopped."""

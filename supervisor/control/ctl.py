@@ -15,11 +15,10 @@ import msgspec
 from supervisor.control import tables
 from supervisor.control.client import ControlClient
 from supervisor.control.discovery import find_socket
-from supervisor.control.rolls import RollWatch, as_object
 from supervisor.control.shell import Shell
 from supervisor.control.targets import are_running, pids, select
 from supervisor.control.terminal import Terminal
-from supervisor.control.waiting import INTERRUPTED, change, follow, stop_master
+from supervisor.control.waiting import INTERRUPTED, change, roll, stop_master
 from supervisor.errors import NoMasterError, RefusedError, UsageError, UserError
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
@@ -113,22 +112,35 @@ def restart(session: Session, target: str, timeout: float | None) -> int:
 @pass_session
 def reload(session: Session, app: str | None, no_wait: bool) -> int:
     """Rolling restart with new code and settings. Exit 0: committed; 1: rolled back."""
-    apps = [app] if app else []
-    terminal = session.terminal
-    if no_wait:
-        _begun(terminal, session.client.reload(apps))
-        return 0
-    with session.client.follow() as stream:
-        watch = RollWatch(session.client.reload(apps))
-        try:
-            follow(session.client, terminal, watch, stream)
-        except KeyboardInterrupt:
-            names = " ".join(watch.pending)
-            terminal.complain(f"the roll goes on without you; `holdfastctl status {names}` tells how it went")
-            return INTERRUPTED
-    if terminal.as_json:
-        terminal.json({"apps": {name: as_object(roll) for name, roll in watch.rolls.items()}})
-    return 0 if watch.is_committed else 1
+    return roll(session.client, session.terminal, session.client.reload, app, no_wait=no_wait)
+
+
+@cli.command()
+@click.argument("app", required=False)
+@click.option("--no-wait", is_flag=True, help="Begin the roll and return at once.")
+@pass_session
+def rollback(session: Session, app: str | None, no_wait: bool) -> int:
+    """Return to the release before the last committed one.
+
+    It was kept at hand (keep_previous), so nothing is imported. Exit 0: it serves again.
+    """
+    return roll(session.client, session.terminal, session.client.rollback, app, no_wait=no_wait)
+
+
+@cli.command()
+@click.argument("app", required=False)
+@pass_session
+def rolls(session: Session, app: str | None) -> int:
+    """Show what became of the last twenty rolls of every app, or of one."""
+    found = session.client.rolls()
+    if app is not None and app not in found:
+        raise RefusedError(f"no app called {app!r}; there is {', '.join(found) or 'none'}")
+    chosen = found if app is None else {app: found[app]}
+    if session.terminal.as_json:
+        session.terminal.json({"apps": chosen})
+    else:
+        session.terminal.show(tables.roll_table(chosen))
+    return 0
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -256,14 +268,6 @@ def _show(terminal: Terminal, snapshot: Status, apps: dict[str, AppStatus]) -> N
         terminal.show(tables.app_line(name, snapshot.apps[name]))
         if app.workers:
             terminal.show(tables.worker_table(name, app.workers, terminal.width))
-
-
-def _begun(terminal: Terminal, targets: dict[str, int]) -> None:
-    if terminal.as_json:
-        terminal.json({"generations": targets})
-        return
-    for name, generation in targets.items():
-        terminal.say(f"{name}: generation {generation} is on its way; `holdfastctl status {name}` tells how it went")
 
 
 def _show_event(terminal: Terminal, event: Event) -> None:

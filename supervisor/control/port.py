@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from supervisor.messages.events import Event
-from supervisor.messages.status import Status
+from supervisor.messages.status import Begun, RollStatus, Status
 
 
 class Supervision(Protocol):
@@ -22,8 +22,14 @@ class Supervision(Protocol):
     def metrics(self) -> str:
         """Prometheus text exposition, version 0.0.4."""
 
-    def reload(self, apps: Sequence[str]) -> dict[str, int]:
-        """Begin a rolling restart of these apps (none named: of all). Returns each app's target generation."""
+    def reload(self, apps: Sequence[str]) -> dict[str, Begun]:
+        """Begin a rolling restart of these apps (none named: of all)."""
+
+    def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
+        """Begin to return these apps (none named: all that can) to the release before the last committed one."""
+
+    def rolls(self) -> dict[str, Sequence[RollStatus]]:
+        """The last twenty rolls of each app, oldest first."""
 
     def start(self, target: str) -> None:
         """Start what is stopped. Refused when it runs."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from supervisor.messages.events import Event
-from supervisor.messages.status import Status, Verdict
+from supervisor.messages.status import Begun, Ledger, Status, Verdict
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -29,19 +29,22 @@ class Roll:
 
     app: str
     target: int
+    number: int  # which of the app's rolls it is
     start: int | None = None  # the generation it began from
     verdict: Verdict = "running"
     reason: str = ""
     seconds: float | None = None
+    ledger: Ledger | None = None
     output: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     latest: float | None = None  # when the last step was, in the master's time
 
 
 class RollWatch:
-    """The rolls that one `reload` began; `targets` is its answer, a target generation an app."""
+    """The rolls that one `reload` or `rollback` began; `begun` is its answer."""
 
-    def __init__(self, targets: dict[str, int]) -> None:
-        self.rolls = {app: Roll(app, target) for app, target in targets.items()}
+    def __init__(self, begun: dict[str, Begun]) -> None:
+        self.rolls = {app: Roll(app, roll.generation, roll.number) for app, roll in begun.items()}
 
     @property
     def pending(self) -> list[str]:
@@ -58,9 +61,14 @@ class RollWatch:
         roll = self.rolls.get(event.app or "")
         if roll is None or roll.verdict != "running":
             return None
+        step = self._take(roll, event)
+        roll.steps += [step] if step is not None else []
+        return step
+
+    def _take(self, roll: Roll, event: Event) -> Step | None:
         if event.name == "roll.started":
             return self._started(roll, event)
-        if event.name == "roll.step" and roll.latest is not None:
+        if event.name in ("roll.canary", "roll.step") and roll.latest is not None:
             return self._step(roll, event, event.text)
         if event.name in ("roll.committed", "roll.rolled_back"):
             return self._ended(roll, event)
@@ -73,10 +81,10 @@ class RollWatch:
                 self._compare(roll, status)
 
     def _started(self, roll: Roll, event: Event) -> Step | None:
-        to = _number(event.fields.get("to"))
-        if to is None or to < roll.target:
+        to, number = _number(event.fields.get("to")), _number(event.fields.get("number"))
+        if to is None or number is None or number < roll.number:
             return None
-        roll.target, roll.latest, roll.start = to, event.ts, _number(event.fields.get("from"))
+        roll.target, roll.number, roll.latest, roll.start = to, number, event.ts, _number(event.fields.get("from"))
         return Step(roll.app, f"generation {to} is on its way" + (f" (from {roll.start})" if roll.start else ""))
 
     def _step(self, roll: Roll, event: Event, text: str) -> Step:
@@ -85,12 +93,12 @@ class RollWatch:
         return Step(roll.app, text, passed)
 
     def _ended(self, roll: Roll, event: Event) -> Step | None:
-        to = _number(event.fields.get("to"))
-        if to is not None and to < roll.target:
+        to, number = _number(event.fields.get("to")), _number(event.fields.get("number"))
+        if number is not None and number < roll.number:
             return None  # the end of an older roll, which ours superseded
         newer = _number(event.fields.get("superseded_by"))
         if newer is not None:
-            roll.target = newer
+            roll.target, roll.number = newer, roll.number + 1
             return self._step(roll, event, f"superseded by generation {newer}, which is followed now")
         roll.target = to or roll.target
         roll.start = _number(event.fields.get("from")) or roll.start
@@ -99,14 +107,15 @@ class RollWatch:
         roll.output = _lines(event.fields.get("output"))
         seconds = event.fields.get("seconds")
         roll.seconds = float(seconds) if isinstance(seconds, int | float) else None
+        roll.ledger = _ledger(event.fields.get("ledger"))
         return None
 
     def _compare(self, roll: Roll, status: Status) -> None:
         app = status.apps.get(roll.app)
         last = app.last_roll if app else None
-        if last is not None and last.to >= roll.target:
-            roll.target, roll.start = last.to, last.from_
-            roll.verdict, roll.reason, roll.seconds = last.verdict, last.reason, last.seconds
+        if last is not None and last.number >= roll.number:
+            roll.target, roll.number, roll.start = last.to, last.number, last.from_
+            roll.verdict, roll.reason, roll.seconds, roll.ledger = last.verdict, last.reason, last.seconds, last.ledger
         elif app is None:
             roll.verdict, roll.reason = "rolled_back", "the app is no longer in the settings"
         elif app.state == "stopped":
@@ -114,13 +123,23 @@ class RollWatch:
 
 
 def ending(roll: Roll) -> str:
-    """The last line: what became of it, why, and how long it took."""
+    """The last line: what became of it, how long it took, why, and what became of the requests."""
+    account = f"; {ledger_line(roll.ledger)}" if roll.ledger is not None else ""
     if roll.verdict == "committed":
         took = "" if roll.seconds is None else f" in {roll.seconds:.1f} s"
-        return f"{roll.app}: generation {roll.target} committed{took}"
+        return f"{roll.app}: generation {roll.target} committed{took}{account}"
     after = "" if roll.seconds is None else f" after {roll.seconds:.1f} s"
-    stays = f"; generation {roll.start} goes on serving" if roll.start else "; the old generation goes on serving"
-    return f"{roll.app}: generation {roll.target} rolled back{after}: {roll.reason or 'no reason given'}{stays}"
+    stays = f"generation {roll.start} goes on serving" if roll.start else "the old generation goes on serving"
+    why = roll.reason or "no reason given"
+    return f"{roll.app}: generation {roll.target} rolled back{after}: {why}{account}; {stays}"
+
+
+def ledger_line(ledger: Ledger) -> str:
+    """Requests, then connections; what is still under way shows only when there is something."""
+    under_way = f", {ledger.under_way} under way" if ledger.under_way else ""
+    requests = f"{ledger.completed} completed{under_way}, {ledger.cut} cut, {ledger.reset} reset"
+    connections = f"{ledger.handed_over} handed over, {ledger.drained} drained, {ledger.connections_cut} cut"
+    return f"requests: {ledger.accepted} accepted, {requests}; connections: {connections}"
 
 
 def as_object(roll: Roll) -> dict[str, Any]:
@@ -131,12 +150,22 @@ def as_object(roll: Roll) -> dict[str, Any]:
         "verdict": roll.verdict,
         "reason": roll.reason,
         "seconds": roll.seconds,
+        "number": roll.number,
+        "ledger": None if roll.ledger is None else msgspec.to_builtins(roll.ledger),
+        "steps": [{"text": step.text, "seconds": step.seconds} for step in roll.steps],
         "output": roll.output,
     }
 
 
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _ledger(value: object) -> Ledger | None:
+    try:
+        return msgspec.convert(value, Ledger)
+    except msgspec.ValidationError:
+        return None
 
 
 def _lines(value: object) -> list[str]:

@@ -13,6 +13,7 @@ import msgspec
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
+from supervisor.messages.status import Begun
 from supervisor.observe.metrics import CONTENT_TYPE
 from supervisor.observe.render import encode_json, render_json
 
@@ -148,7 +149,20 @@ def _events(request: Request, supervision: Supervision) -> Answer | Follow:
 
 
 def _reload(request: Request, supervision: Supervision) -> Answer:
-    return Answer(202, _json({"generations": supervision.reload(_body(request, _Apps).apps)}))
+    return _begun(supervision.reload(_body(request, _Apps).apps))
+
+
+def _rollback(request: Request, supervision: Supervision) -> Answer:
+    return _begun(supervision.rollback(_body(request, _Apps).apps))
+
+
+def _begun(rolls: dict[str, Begun]) -> Answer:
+    generations = {app: begun.generation for app, begun in rolls.items()}
+    return Answer(202, _json({"generations": generations, "rolls": {app: it.number for app, it in rolls.items()}}))
+
+
+def _rolls(_request: Request, supervision: Supervision) -> Answer:
+    return Answer(200, _json({"apps": supervision.rolls()}))
 
 
 def _start(request: Request, supervision: Supervision) -> Answer:
@@ -190,6 +204,8 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/version": {"GET": _version},
     "/events": {"GET": _events},
     "/reload": {"POST": _reload},
+    "/rollback": {"POST": _rollback},
+    "/rolls": {"GET": _rolls},
     "/start": {"POST": _start},
     "/stop": {"POST": _stop},
     "/restart": {"POST": _restart},

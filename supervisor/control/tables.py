@@ -5,7 +5,8 @@ Invariant: a narrow terminal loses columns, the least important first; it never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from rich.table import Table
@@ -99,6 +100,18 @@ def worker_table(name: str, workers: Iterable[WorkerStatus], width: int) -> Tabl
     return table
 
 
+def roll_table(rolls: Mapping[str, Sequence[RollStatus]]) -> Table:
+    """One line a roll, the newest last."""
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim", show_edge=False)
+    for title in ("APP", "BEGAN", "FROM", "TO", "VERDICT", "TOOK", "REQUESTS", "CUT", "RESET", "REASON"):
+        is_text = title in ("APP", "BEGAN", "VERDICT", "REASON")
+        table.add_column(title, no_wrap=title != "REASON", justify="left" if is_text else "right")
+    for name, of_app in rolls.items():
+        for roll in of_app:
+            table.add_row(escape(name), *_roll_cells(roll))
+    return table
+
+
 def duration(seconds: float) -> str:
     """`0.4s`, `12s`, `3m 5s`, `2h 10m`, `4d 3h`: two units at most."""
     if seconds < 10:
@@ -120,6 +133,19 @@ def size(count: int) -> str:
 def _cell(column: Column, worker: WorkerStatus) -> str:
     """An empty slot has a state and a history, but nothing to measure."""
     return column.cell(worker) if worker.pid or column.title in ("STATE", "RESTARTS") else "-"
+
+
+def _roll_cells(roll: RollStatus) -> list[str | Text]:
+    verdict, ledger = roll.verdict.replace("_", " "), roll.ledger
+    return [
+        datetime.fromtimestamp(roll.at).isoformat(" ", "seconds"),
+        str(roll.from_),
+        str(roll.to),
+        Text(verdict, _COLOURS.get(verdict, "")),
+        duration(roll.seconds),
+        *map(str, (ledger.accepted, ledger.cut, ledger.reset)),
+        Text(escape(roll.reason)),
+    ]
 
 
 def _roll(roll: RollStatus) -> Text:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from select import select as select_fds
 
 from supervisor.control.client import ControlClient, EventStream
 from supervisor.control.outcome import Command, Outcome, is_idle, judge, progress
-from supervisor.control.rolls import RollWatch, Step, ending
+from supervisor.control.rolls import RollWatch, Step, as_object, ending
 from supervisor.control.targets import narrow, select, split
 from supervisor.control.terminal import Terminal
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
-from supervisor.messages.status import AppStatus
+from supervisor.messages.status import AppStatus, Begun
 
 POLL = 0.1  # seconds between two looks at what is waited for
 IDLE_LOOKS = 10  # so many looks in a row at an app that stays stopped mean that it will
@@ -120,6 +121,35 @@ class _Wait:
         return f": {causes[-1].text}" if causes else ""
 
 
+def roll(
+    client: ControlClient,
+    terminal: Terminal,
+    begin: Callable[[Sequence[str]], dict[str, Begun]],
+    app: str | None,
+    *,
+    no_wait: bool,
+) -> int:
+    """Begin rolls of one app or all, show their steps until each has its verdict, and return the exit code."""
+    apps = [app] if app else []
+    if no_wait:
+        _tell_begun(terminal, begin(apps))
+        return 0
+    with client.follow() as stream:
+        watch = RollWatch(begin(apps))
+        try:
+            follow(client, terminal, watch, stream)
+        except KeyboardInterrupt:
+            names = " ".join(watch.pending)
+            terminal.complain(
+                f"the roll goes on without you; `holdfastctl status {names}` or `holdfastctl rolls` tells how it went, "
+                "`holdfastctl events -f` shows it"
+            )
+            return INTERRUPTED
+    if terminal.as_json:
+        terminal.json({"apps": {name: as_object(roll) for name, roll in watch.rolls.items()}})
+    return 0 if watch.is_committed else 1
+
+
 def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: EventStream) -> None:
     """Show every step until all rolls have ended. A broken stream, or a quiet one, is made up for by snapshots."""
     live = True
@@ -167,6 +197,15 @@ def _tell_ended(terminal: Terminal, watch: RollWatch, told: set[str]) -> None:
             terminal.say(f"{name}: generation {roll.target} wrote:")
             terminal.quote(roll.output)
         terminal.say(ending(roll), "bold green" if roll.verdict == "committed" else "bold red")
+
+
+def _tell_begun(terminal: Terminal, rolls: dict[str, Begun]) -> None:
+    if terminal.as_json:
+        terminal.json({"generations": {name: begun.generation for name, begun in rolls.items()}})
+        return
+    for name, begun in rolls.items():
+        text = f"generation {begun.generation} is on its way; `holdfastctl status {name}` tells how it went"
+        terminal.say(f"{name}: {text}")
 
 
 def _show(terminal: Terminal, step: Step | None) -> None:

@@ -103,9 +103,8 @@ class Accounts:
 
     def totals(self, living: Iterable[Worker]) -> Totals:
         counts = self.all(living)
-        return Totals(
-            requests=counts.requests, shed=counts.shed, lost=counts.cut + counts.reset, restarts=self.restarts
-        )
+        lost = counts.cut + counts.reset
+        return Totals(requests=counts.requests, shed=counts.shed, lost=lost, restarts=self.restarts)
 
 
 def _sum(living: Iterable[Worker], dead: Counts) -> Counts:

@@ -21,7 +21,6 @@ from supervisor.kernel.board import Board
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
-from supervisor.master.book import Book
 from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
 from supervisor.master.generations import Releases
@@ -29,10 +28,10 @@ from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
 from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
-from supervisor.master.trial import Trial
+from supervisor.master.rollout import Rollout
 from supervisor.master.vitals import Sampler
 from supervisor.master.worker import Worker
-from supervisor.messages.status import AppState
+from supervisor.messages.status import AppState, Begun
 from supervisor.messages.wire import FromWorker, Imported, Probed, Ready, Recovered, Saturated
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
@@ -63,7 +62,6 @@ class App:
         self.settings = settings  # of the committed release
         self.generation = 0  # the newest, whatever became of it
         self.count = 0
-        self._next_count = 0  # what a roll under way is going to make of it
         self.held: set[int] = set()  # slots stopped by hand
         self.is_stopping = False
         self.longest_linger = math.inf  # seconds; a stop in a hurry bounds what the settings grant idle connections
@@ -72,12 +70,11 @@ class App:
         self.relay = Relay()
         self.access = AccessFiles()
         self.accounts = Accounts()
-        self.book = Book(self.accounts)
         self.sampler = Sampler()
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
-        self.trial = Trial(self, reactor)
+        self.rollout = Rollout(self, reactor)
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
 
@@ -120,13 +117,14 @@ class App:
         """Start a new generation from a standstill, all slots or one of them; `open` has been called."""
         self.generation += 1
         self.is_stopping = self._was_up = False
-        self.count = self._next_count = wanted_workers(self.settings)
+        self.rollout.forget_previous()
+        self.count = self.rollout.next_count = wanted_workers(self.settings)
         everyone = set(range(1, self.count + 1))
         self.held = everyone - {only} if only in everyone else set()
         self.engine.roll = rolls.Roll(self.generation, self.generation)
         self.releases.add(self.generation, self.settings).start()
         self.engine.post(
-            self._surplus(),
+            self.surplus(),
             seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout),
             seats.Want(dict.fromkeys(self.held) | dict.fromkeys(self.slots(), self.generation)),
         )
@@ -155,24 +153,18 @@ class App:
         for worker in list(self.workers.values()):
             worker.kill("stopped at once")
 
-    def reload(self, settings: AppSettings) -> int:
-        """Roll to a new release with these settings, for which `open` has been called; returns its generation."""
+    def reload(self, settings: AppSettings) -> Begun:
+        """Roll to a new release with these settings, for which `open` has been called."""
         self.generation += 1
-        self._next_count = wanted_workers(settings) if settings.workers != self.settings.workers else self.count
         self.releases.add(self.generation, settings)
-        slots = tuple(number for number in range(1, self._next_count + 1) if number not in self.held)
-        self.engine.post(
-            seats.Terms(settings.boot_timeout, settings.drain_timeout),
-            rolls.Reload(self.generation, slots, settings.surge, settings.bake),
-        )
-        return self.generation
+        return self.rollout.begin(self.generation, settings, settings.bake)
 
     def scale(self, count: int) -> None:
         """Have this many slots."""
         known = self.engine.fleet.slots  # those beyond `self.count` are the roll's
         added = {number: self.engine.roll.base for number in range(self.count + 1, count + 1) if number not in known}
-        self.count = self._next_count = count
-        self.engine.post(self._surplus(), seats.Want(added), rolls.SlotsChanged(self.slots()))
+        self.count = self.rollout.next_count = count
+        self.engine.post(self.surplus(), seats.Want(added), rolls.SlotsChanged(self.slots()))
 
     def hold(self, slot: int) -> None:
         """Stop one slot until `release_slot`."""
@@ -190,7 +182,7 @@ class App:
 
     def slots(self) -> tuple[int, ...]:
         """The numbers of all slots that are to be served once no roll is under way any more."""
-        count = self.count if self.engine.roll.phase is rolls.Phase.ROLLING_BACK else self._next_count
+        count = self.count if self.engine.roll.phase is rolls.Phase.ROLLING_BACK else self.rollout.next_count
         return tuple(number for number in range(1, count + 1) if number not in self.held)
 
     def sample(self, now: float) -> None:
@@ -228,12 +220,13 @@ class App:
         self.engine.post(rolls.Preloaded(release.generation))
 
     def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:
+        self.rollout.spawner_lost(release.generation, reason)
         if self._is_rolled_to(release.generation):
             kind = rolls.SpawnerLost if was_ready else rolls.PreloadFailed
             self.engine.post(kind(release.generation, reason))
         elif not was_ready and self._is_first_start(release.generation):
             self._owner.on_first_start_failed(self, reason)
-        else:
+        elif release.generation in (self.engine.roll.base, *generations(self.engine.fleet)):
             are_serving = any(slot.is_ready for slot in self.engine.fleet.slots.values())
             self.news.spawner_lost(release, reason, retry_in, are_serving=are_serving)
 
@@ -259,7 +252,7 @@ class App:
             worker.interface = message.interface
             slot = self.engine.fleet.slots.get(worker.slot)
             if slot is not None and slot.trial == worker.generation:
-                self.trial.admit(worker)
+                self.rollout.trial.admit(worker)
             worker.admit(self.relay.taking_end)
             self.news.ready(worker, self._reactor.now() - worker.began)
             self.engine.post(seats.BecameReady(worker.number))
@@ -268,13 +261,13 @@ class App:
         elif isinstance(message, Recovered):
             self.news.recovered(worker, message.seconds)
         elif isinstance(message, Probed):
-            self.trial.probed(worker, message.status)
+            self.rollout.trial.probed(worker, message.status)
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
         self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
-        self.book.ended(worker)
+        self.rollout.book.ended(worker)
         seconds = self._reactor.now() - worker.began
         failure = worker.boot_failure
         if failure is not None and failure.kind == "import" and self._is_first_start(worker.generation):
@@ -302,14 +295,8 @@ class App:
             self._died(command)
         elif isinstance(command, seats.Recycling):
             self.news.recycling(self.workers[command.worker], command.why)
-        elif isinstance(command, rolls.Preload):
-            self.releases[command.generation].start()
-        elif isinstance(command, rolls.Try):
-            self.engine.post(seats.Try(command.slot, command.generation))
-        elif isinstance(command, rolls.Move):
-            self._move(command)
         else:
-            self._tell_roll(command)
+            self.rollout.do(command)
 
     def _spawn(self, command: seats.Spawn) -> None:
         release = self.releases[command.generation]
@@ -340,33 +327,7 @@ class App:
         self.news.died(command)
         self.engine.post(rolls.Failed(command.slot, command.generation, command.reason))
 
-    def _move(self, command: rolls.Move) -> None:
-        if command.slot > self.count and command.generation == self.engine.roll.base:
-            # A slot that only the failed release would have had: there is nothing to go back to.
-            self.engine.post(seats.Remove(frozenset({command.slot})), rolls.SlotsChanged(self.slots()))
-        else:
-            self.engine.post(seats.Want({command.slot: command.generation}))
-
-    def _tell_roll(self, command: rolls.Command) -> None:
-        workers = list(self.workers.values())
-        if isinstance(command, rolls.Started):
-            self.book.begin(command, workers)
-        elif isinstance(command, rolls.Bake):
-            self.trial.begin(command, self.engine.roll.base, self.releases[command.generation].settings)
-        elif isinstance(command, rolls.Committed | rolls.RolledBack | rolls.Superseded):
-            self.trial.end()
-            self.book.end(command, workers)
-        if isinstance(command, rolls.Committed):
-            self.settings = self.releases[command.target].settings
-            self.count = self._next_count
-            self.engine.post(self._surplus())
-        elif isinstance(command, rolls.RolledBack):
-            self._next_count = self.count
-            terms = seats.Terms(self.settings.boot_timeout, self.settings.drain_timeout)
-            self.engine.post(self._surplus(), terms)
-        self.news.rolled(command, self.book.last(workers))
-
-    def _surplus(self) -> seats.Remove:
+    def surplus(self) -> seats.Remove:
         """Slots beyond the count are nobody's, and are not remembered as stopped by hand either."""
         surplus = frozenset(number for number in self.engine.fleet.slots if number > self.count)
         self.held -= surplus
@@ -394,6 +355,7 @@ class App:
 
     def _tidy(self) -> None:
         roll, fleet = self.engine.roll, self.engine.fleet
-        self.releases.keep_only(set() if self.is_stopping else {roll.base, roll.target} | generations(fleet))
+        needed = {roll.base, roll.target, self.rollout.previous} | generations(fleet)
+        self.releases.keep_only(set() if self.is_stopping else needed)
         self.accounts.keep_only({roll.base, roll.target})
         self.close_unused()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
 from supervisor.master.accounts import Accounts, Counts
 from supervisor.master.worker import Worker
-from supervisor.messages.status import Ledger, RollStatus
+from supervisor.messages.status import Ledger, RollStatus, RollTotals, Verdict
 from supervisor.reload import records as rolls
 
 REMEMBERED = 20  # rolls
@@ -67,6 +67,7 @@ class Book:
         self._accounts = accounts
         self._rolls: deque[tuple[RollStatus, Account]] = deque(maxlen=REMEMBERED)
         self._began = 0.0
+        self._verdicts = {"committed": 0, "rolled_back": 0}
         self.number = 0  # of the last roll, counted from 1
 
     def begin(self, started: rolls.Started, living: Collection[Worker]) -> None:
@@ -91,7 +92,8 @@ class Book:
         account.close(living)
         reason = f"superseded by generation {ended.by}" if isinstance(ended, rolls.Superseded) else ""
         reason = ended.reason if isinstance(ended, rolls.RolledBack) else reason
-        verdict = "committed" if isinstance(ended, rolls.Committed) else "rolled_back"
+        verdict: Verdict = "committed" if isinstance(ended, rolls.Committed) else "rolled_back"
+        self._verdicts[verdict] += 1
         decided = replace(status, verdict=verdict, reason=reason, seconds=round(ended.seconds, 3))
         self._rolls[-1] = decided, account
 
@@ -99,6 +101,17 @@ class Book:
         """A worker has ended; its row still holds."""
         for _status, account in self._rolls:
             account.ended(worker)
+
+    def totals(self, living: Iterable[Worker]) -> RollTotals:
+        """Of all rolls there ever were."""
+        counts = self._accounts.all(living)
+        return RollTotals(
+            committed=self._verdicts["committed"],
+            rolled_back=self._verdicts["rolled_back"],
+            handed_over=counts.handed_over,
+            drained=counts.drained,
+            connections_cut=counts.connections_cut,
+        )
 
     def last(self, living: Collection[Worker]) -> RollStatus | None:
         """The last roll as it stands now, or None when there was none."""

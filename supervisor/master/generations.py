@@ -57,7 +57,7 @@ class Releases:
         self._by_generation[generation] = release
         return release
 
-    def keep_only(self, generations: Collection[int]) -> None:
+    def keep_only(self, generations: Collection[int | None]) -> None:
         """Retire all others, and forget those of which nothing is left."""
         for generation, release in list(self._by_generation.items()):
             if generation not in generations:

@@ -28,7 +28,7 @@ from supervisor.master.app import App
 from supervisor.master.children import Children
 from supervisor.master.snapshot import app_status
 from supervisor.master.supervision import MAX_WORKERS, MasterSupervision
-from supervisor.messages.status import Status
+from supervisor.messages.status import Begun, Status
 from supervisor.observe.journal import Journal
 
 SAMPLE_EVERY = 1.0  # seconds
@@ -186,7 +186,7 @@ class Master:
             parts.append(f"{app.name}: {ready}/{app.count} ready, g{app.engine.roll.base}")
         return "; ".join(parts)
 
-    def _reload(self, names: Sequence[str]) -> dict[str, int]:
+    def _reload(self, names: Sequence[str]) -> dict[str, Begun]:
         """Roll these apps (none named: all that are not stopped) to new code and newly read settings: all, or none."""
         settings = self._read_settings()
         found = {app.name: app for app in settings.apps}

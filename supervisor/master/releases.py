@@ -52,19 +52,30 @@ class Release:
         self._deadline: Timer | None = None
         self._failures = 0
         self._ready_at = 0.0
+        self._is_preloaded = False
+        self._starts = 0  # each one imports what lies there at the time
         self.settings = settings
         self.generation = generation
         self.spawner: Spawner | None = None
         self.is_retired = False
 
-    def start(self) -> None:
-        """Exec a spawner, unless there is one or one is due later."""
+    @property
+    def is_whole(self) -> bool:
+        """Its spawner holds the app as it was first imported, and forks it without a look at any file."""
+        return self._is_preloaded and self._starts == 1 and self.spawner is not None and self.spawner.is_ready
+
+    def start(self) -> bool:
+        """Exec a spawner, unless there is one or one is due later. True when it can fork already."""
+        if self.spawner is not None and self.spawner.is_ready:
+            return True
         if self.spawner is not None or self._retry is not None or self.is_retired:
-            return
+            return False
         self.spawner = self._make_spawner(self)
+        self._starts += 1
         late = f"not imported within boot_timeout, {self.settings.boot_timeout:g} s"
         spawner = self.spawner
         self._deadline = self._reactor.call_later(self.settings.boot_timeout, lambda: spawner.kill(late))
+        return False
 
     def fork(self, worker: Worker) -> None:
         """Fork the worker now, or as soon as the spawner can."""
@@ -96,6 +107,7 @@ class Release:
         """Its spawner can fork now."""
         assert self.spawner is not None
         self._ready_at = self._reactor.now()
+        self._is_preloaded = imported.preloaded
         if self._deadline is not None:
             self._deadline.cancel()
         waiting, self._waiting = self._waiting, []

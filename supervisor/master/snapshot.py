@@ -35,7 +35,7 @@ def app_status(app: App, now: float) -> AppStatus:
         bind=tuple(listener.bound for listener in listeners) or app.settings.bind,
         workers=tuple(sorted(rows, key=lambda row: (row.slot, row.state == "draining"))),
         totals=app.accounts.totals(app.workers.values()),
-        last_roll=app.book.last(list(app.workers.values())),
+        last_roll=app.rollout.book.last(list(app.workers.values())),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from supervisor.errors import RefusedError, UserError
 from supervisor.master.app import App
 from supervisor.messages.events import Event
-from supervisor.messages.status import Status
+from supervisor.messages.status import Begun, RollStatus, Status
 from supervisor.observe.journal import Journal
 from supervisor.observe.metrics import exposition
 
@@ -23,7 +23,7 @@ class MasterSupervision:
         apps: dict[str, App],
         journal: Journal,
         take_status: Callable[[], Status],
-        reload_apps: Callable[[Sequence[str]], dict[str, int]],
+        reload_apps: Callable[[Sequence[str]], dict[str, Begun]],
         begin_stop: Callable[[str], None],
     ) -> None:
         self._apps = apps
@@ -34,12 +34,29 @@ class MasterSupervision:
 
     def metrics(self) -> str:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
-        return exposition(self.status(), ended)
+        rolls = {name: app.rollout.book.totals(app.workers.values()) for name, app in self._apps.items()}
+        return exposition(self.status(), ended, rolls)
 
-    def reload(self, apps: Sequence[str]) -> dict[str, int]:
+    def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
+        chosen = [self._running(name) for name in apps]
+        if not chosen:
+            chosen = [app for app in self._apps.values() if not app.is_stopping and app.rollout.previous is not None]
+        if not chosen:
+            raise RefusedError("no app has a release to return to")
+        for app in chosen:
+            if (refusal := app.rollout.refusal()) is not None:
+                raise RefusedError(refusal)
+        try:
+            return {app.name: app.rollout.back() for app in chosen}
+        except UserError as error:
+            raise RefusedError(str(error)) from None
+
+    def rolls(self) -> dict[str, Sequence[RollStatus]]:
+        return {name: app.rollout.book.all(list(app.workers.values())) for name, app in self._apps.items()}
+
+    def reload(self, apps: Sequence[str]) -> dict[str, Begun]:
         for name in apps:
-            if self._app(name).is_stopping:
-                raise RefusedError(f"{name} is stopped; holdfastctl start {name}")
+            self._running(name)
         if all(app.is_stopping for app in self._apps.values()):
             raise RefusedError("everything is stopped; holdfastctl start all")
         try:
@@ -87,9 +104,7 @@ class MasterSupervision:
             app.recycle(slot, "restarted by hand", insist=True)
 
     def scale(self, app: str, workers: str) -> int:
-        found = self._app(app)
-        if found.is_stopping:
-            raise RefusedError(f"{app} is stopped; holdfastctl start {app}")
+        found = self._running(app)
         digits = workers.removeprefix("+").removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 7):
             raise RefusedError(f"a number of workers such as 4, +1 or -1, not {workers!r}")
@@ -141,6 +156,12 @@ class MasterSupervision:
             span = f"{name}:{slots[0]} to {name}:{slots[-1]}" if slots else "no workers"
             raise RefusedError(f"there is no worker {target}; {name} has {span}")
         return [(app, int(number))]
+
+    def _running(self, name: str) -> App:
+        app = self._app(name)
+        if app.is_stopping:
+            raise RefusedError(f"{name} is stopped; holdfastctl start {name}")
+        return app
 
     def _app(self, name: str) -> App:
         try:

@@ -52,18 +52,16 @@ class Trial:
         self._share = 0.5
         self._ends: float | None = None
         self._earlier = Answers()  # of the old release, before the watch began
+        self._new_before = Answers()  # of the new release, if it has served before
         self._requests_before = 0  # of the old release
-
-    @property
-    def answers(self) -> Answers:
-        """What the release that is watched has answered so far."""
-        return self._owner.accounts.of(self._bake.generation, self._owner.workers.values()).answers
 
     def begin(self, bake: rolls.Bake, base: int, settings: AppSettings) -> None:
         """Watch this generation from now on (or go on with it), and tell when `bake` is over."""
         if self._timer is None or bake.generation != self._bake.generation or bake.slot is not None:
             old = self._owner.accounts.of(base, self._owner.workers.values())
             self._earlier, self._requests_before = old.answers, old.requests
+            new = self._owner.accounts.of(bake.generation, self._owner.workers.values())
+            self._new_before = new.answers
         self._cancel()
         self._bake, self._base, self._settings = bake, base, settings
         self._share = settings.canary_share or 1 / (1 + max(1, len(self._ready(base))))
@@ -129,7 +127,7 @@ class Trial:
         )
         return Look(
             pulses=tuple(pulses),
-            new=self.answers,
+            new=accounts.of(self._bake.generation, workers).answers - self._new_before,
             old=accounts.of(self._base, workers).answers - self._earlier,
             earlier=self._earlier,
             usual_block=min(lags, default=0.0),

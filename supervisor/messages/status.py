@@ -43,6 +43,16 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     stalls: int = 0
 
 
+class RollTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over all rolls and all workers there ever were, for the metrics; never goes backwards."""
+
+    committed: int = 0
+    rolled_back: int = 0
+    handed_over: int = 0  # connections, as the next two
+    drained: int = 0
+    connections_cut: int = 0
+
+
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the requests during a roll: `accepted` is the sum of the next four. The rest are connections.
 
@@ -70,6 +80,13 @@ class RollStatus(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "fr
     ledger: Ledger = Ledger()
     number: int = 0
     at: float = 0.0
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """A roll that was asked for has begun: to which generation, and which of the app's rolls it is."""
+
+    generation: int
+    number: int
 
 
 class AppStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
-from supervisor.messages.status import AppState, AppStatus, RollStatus, SlotState, Status, Totals, Verdict, WorkerStatus
+from supervisor.messages.status import (
+    AppState,
+    AppStatus,
+    RollStatus,
+    RollTotals,
+    SlotState,
+    Status,
+    Totals,
+    Verdict,
+    WorkerStatus,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,6 +39,26 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Totals], int]], ...] = (
     ("holdfast_lost_total", "Requests taken whose answer the client did not get whole.", lambda totals: totals.lost),
     ("holdfast_restarts_total", "Workers replaced after they died.", lambda totals: totals.restarts),
     ("holdfast_stalls_total", "Times a worker was found blocked.", lambda totals: totals.stalls),
+)
+
+_ROLL_COUNTERS: tuple[tuple[str, str, Callable[[RollTotals], int]], ...] = (
+    ("holdfast_rolls_committed_total", "Rolls that were committed.", lambda totals: totals.committed),
+    ("holdfast_rolls_rolled_back_total", "Rolls that were rolled back.", lambda totals: totals.rolled_back),
+    (
+        "holdfast_connections_handed_over_total",
+        "Connections that a leaving worker gave to another.",
+        lambda totals: totals.handed_over,
+    ),
+    (
+        "holdfast_connections_drained_total",
+        "Connections that a leaving worker saw to their proper end.",
+        lambda totals: totals.drained,
+    ),
+    (
+        "holdfast_connections_cut_total",
+        "Connections ended under their clients at the drain timeout.",
+        lambda totals: totals.connections_cut,
+    ),
 )
 
 _SLOT_GAUGES: tuple[tuple[str, str, Callable[[list[WorkerStatus]], float]], ...] = (
@@ -54,10 +84,12 @@ _SLOT_GAUGES: tuple[tuple[str, str, Callable[[list[WorkerStatus]], float]], ...]
 )
 
 
-def exposition(status: Status, ended: Ended) -> str:
+def exposition(status: Status, ended: Ended, rolls: Mapping[str, RollTotals]) -> str:
     """All families of one snapshot, each with its HELP and TYPE lines. `ended` counts, by app, what limits and broken
-    HTTP have ended, by kind."""
+    HTTP have ended, by kind; `rolls` is by app, too."""
     families = [*_instance(status), *_apps(status.apps), *_counters(status.apps), *_ended(ended), *_slots(status.apps)]
+    for name, about, value in _ROLL_COUNTERS:
+        families.append(_family(name, "counter", about, [({"app": app}, value(it)) for app, it in rolls.items()]))
     return "".join(families)
 
 
@@ -101,6 +133,16 @@ def _rolls(rolls: dict[str, RollStatus]) -> Iterator[str]:
         "gauge",
         "How long the last roll took, or takes so far.",
         (({"app": name}, roll.seconds) for name, roll in rolls.items()),
+    )
+    yield _family(
+        "holdfast_last_roll_requests",
+        "gauge",
+        "What became of the requests during the last roll.",
+        (
+            ({"app": name, "outcome": outcome}, getattr(roll.ledger, outcome))
+            for name, roll in rolls.items()
+            for outcome in ("completed", "cut", "reset", "under_way")
+        ),
     )
 
 

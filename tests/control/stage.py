@@ -22,7 +22,17 @@ from supervisor.control.server import ControlServer, same_user_or_root
 from supervisor.errors import RefusedError
 from supervisor.kernel.reactor import Reactor
 from supervisor.messages.events import Event
-from supervisor.messages.status import AppState, AppStatus, RollStatus, SlotState, Status, Totals, WorkerStatus
+from supervisor.messages.status import (
+    AppState,
+    AppStatus,
+    Begun,
+    Ledger,
+    RollStatus,
+    SlotState,
+    Status,
+    Totals,
+    WorkerStatus,
+)
 
 
 def worker(slot: int, pid: int, generation: int = 1, state: SlotState = "ready") -> WorkerStatus:
@@ -81,13 +91,23 @@ class Scene:
     def metrics(self) -> str:
         return "# TYPE holdfast_up gauge\nholdfast_up 1\n"
 
-    def reload(self, apps: Sequence[str]) -> dict[str, int]:
+    def reload(self, apps: Sequence[str]) -> dict[str, Begun]:
         self.calls.append(("reload", tuple(apps)))
+        return self.roll(apps)
+
+    def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
+        self.calls.append(("rollback", tuple(apps)))
+        return self.roll(apps)
+
+    def roll(self, apps: Sequence[str]) -> dict[str, Begun]:
         names = list(apps) or [name for name, it in self.apps.items() if it.state != "stopped"]
         targets = {name: self.known(name).generation + 1 for name in names}
         for name, generation in targets.items():
             self.plot(name, generation)
-        return targets
+        return {name: Begun(generation, generation) for name, generation in targets.items()}
+
+    def rolls(self) -> dict[str, Sequence[RollStatus]]:
+        return {name: [it.last_roll] if it.last_roll else [] for name, it in self.apps.items()}
 
     def start(self, target: str) -> None:
         self.calls.append(("start", target))
@@ -176,16 +196,20 @@ class Scene:
             self.emit("log", f"{text} {number} " + "x" * 500)
 
     def begin(self, name: str, to: int) -> None:
-        roll = RollStatus(from_=to - 1, to=to, verdict="running", reason="", seconds=0.0)
+        roll = RollStatus(from_=to - 1, to=to, verdict="running", reason="", seconds=0.0, number=to)
         self.change(name, state="rolling", last_roll=roll)
-        self.emit("roll.started", f"generation {to - 1} to {to}", name, **{"from": to - 1, "to": to})
+        self.emit("roll.started", f"generation {to - 1} to {to}", name, **{"from": to - 1, "to": to, "number": to})
 
     def end(self, name: str, to: int, event: str, reason: str = "", **more: Any) -> None:
         verdict: Any = event.removeprefix("roll.")
-        roll = RollStatus(from_=to - 1, to=to, verdict=verdict, reason=reason, seconds=0.5)
+        ledger = Ledger(accepted=7, completed=6, under_way=1, handed_over=3)
+        roll = RollStatus(
+            from_=to - 1, to=to, verdict=verdict, reason=reason, seconds=0.5, number=to, at=1.7e9, ledger=ledger
+        )
         kept = to if verdict == "committed" else to - 1
         self.change(name, state="running", generation=kept, last_roll=roll)
-        fields = {"from": to - 1, "to": to, "seconds": 0.5, "reason": reason} | more
+        fields = {"from": to - 1, "to": to, "number": to, "seconds": 0.5, "reason": reason} | more
+        fields["ledger"] = msgspec.to_builtins(ledger)
         self.emit(event, reason or "every worker is new", name, **fields)
 
     def come_up(self, name: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.control.client import ControlClient
 from supervisor.errors import NoMasterError, RefusedError, UsageError
-from supervisor.messages.status import Status
+from supervisor.messages.status import Begun, Status
 from tests.control.stage import Stage, listen, stage
 
 
@@ -44,7 +44,9 @@ def test_every_call_brings_a_typed_answer(live: Stage) -> None:
     assert client.status().apps["web"].workers[1].pid == 1002
     assert client.version().pid == os.getpid()
     assert "holdfast_up 1" in client.metrics()
-    assert client.reload(["web"]) == {"web": 2}
+    assert client.reload(["web"]) == {"web": Begun(2, 2)}
+    assert client.rollback(["web"]) == {"web": Begun(2, 2)}
+    assert [roll.to for roll in client.rolls()["web"]] == [2]
     assert client.scale("web", "+1") == 3
     assert client.signal("USR1", "web") == [1001, 1002]
     client.start("api")
@@ -53,6 +55,7 @@ def test_every_call_brings_a_typed_answer(live: Stage) -> None:
     client.shutdown()
     assert [call[0] for call in live.scene.calls] == [
         "reload",
+        "rollback",
         "scale",
         "signal",
         "start",

@@ -183,6 +183,9 @@ def test_shutdown_waits_until_the_master_is_gone(start_master: StartMaster, ctl:
 # Rolls
 
 
+LEDGER = "requests: 7 accepted, 6 completed, 1 under way, 0 cut, 0 reset; connections: 3 handed over, 0 drained, 0 cut"
+
+
 def test_reload_shows_each_step_and_the_end(start_master: StartMaster, ctl: Ctl) -> None:
     start_master()
     done = ctl("reload", "web")
@@ -191,7 +194,7 @@ def test_reload_shows_each_step_and_the_end(start_master: StartMaster, ctl: Ctl)
         "web: generation 2 is on its way (from 1)",
         "web: worker 1 replaced (1 of 2) (N s)",
         "web: worker 2 replaced (2 of 2) (N s)",
-        "web: generation 2 committed in N s",
+        f"web: generation 2 committed in N s; {LEDGER}",
     ]
 
 
@@ -227,7 +230,7 @@ def test_a_reload_nobody_hears_of_is_found_in_the_status(start_master: StartMast
     start_master("deaf")
     done = ctl("reload", "web")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "web: generation 2 committed in 0.5 s"
+    assert done.stdout.splitlines()[-1] == f"web: generation 2 committed in 0.5 s; {LEDGER}"
 
 
 def test_reload_without_waiting_says_where_to_look(start_master: StartMaster, ctl: Ctl) -> None:
@@ -246,10 +249,37 @@ def test_ctrl_c_leaves_the_roll_running_and_says_so(start_master: StartMaster, p
     waiting.send_signal(signal.SIGINT)
     _, complaint = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert complaint == "holdfastctl: the roll goes on without you; `holdfastctl status web` tells how it went\n"
+    assert complaint == (
+        "holdfastctl: the roll goes on without you; `holdfastctl status web` or `holdfastctl rolls` tells how it went, "
+        "`holdfastctl events -f` shows it\n"
+    )
     roll = ControlClient(path).status().apps["web"].last_roll
     assert roll is not None
     assert roll.verdict == "running"
+
+
+def test_rollback_is_followed_like_a_reload(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("rollback", "web")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("web: generation 2 committed in 0.5 s")
+
+
+def test_rolls_are_listed_with_verdict_ledger_and_reason(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("roll_back")
+    assert ctl("rolls").stdout.split() == HEADINGS
+    ctl("reload", "web")
+    head, line = ctl("rolls", "web").stdout.splitlines()
+    assert head.split() == HEADINGS
+    assert re.fullmatch(
+        r"web +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +1 +2 +rolled back +0\.5s +7 +0 +0 +the app can't be imported.*", line
+    )
+    (roll,) = json.loads(ctl("--json", "rolls").stdout)["apps"]["web"]
+    assert (roll["number"], roll["verdict"], roll["ledger"]["under_way"]) == (2, "rolled_back", 1)
+    assert ctl("rolls", "wbe").returncode == 1
+
+
+HEADINGS = ["APP", "BEGAN", "FROM", "TO", "VERDICT", "TOOK", "REQUESTS", "CUT", "RESET", "REASON"]
 
 
 def test_reload_of_an_unknown_app_is_refused(start_master: StartMaster, ctl: Ctl) -> None:
@@ -320,7 +350,7 @@ def test_without_a_master_every_command_is_exit_4_in_a_line(ctl: Ctl, command: s
     "command",
     [
         *("status", "status web", "pid", "pid web", "version", "start api", "stop web", "restart web", "reload"),
-        *("reload web --no-wait", "scale web 3", "signal USR1 web", "shutdown"),
+        *("reload web --no-wait", "scale web 3", "signal USR1 web", "shutdown", "rollback web", "rolls"),
     ],
 )
 def test_every_command_speaks_json_in_one_object(start_master: StartMaster, ctl: Ctl, command: str) -> None:
@@ -350,7 +380,8 @@ def test_help_lists_what_exists_and_nothing_else(ctl: Ctl) -> None:
     told = ctl("--help").stdout
     listed = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("events", "pid", "reload", "restart", "scale", "shutdown", "signal", "start", "status", "stop", "version"),
+        *("events", "pid", "reload", "restart", "rollback", "rolls", "scale", "shutdown", "signal", "start"),
+        *("status", "stop", "version"),
     ]
 
 

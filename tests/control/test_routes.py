@@ -84,6 +84,7 @@ def test_an_unknown_query_is_refused_and_the_known_ones_named(query: str) -> Non
         ("/reload", {"apps": ["web"]}, ("reload", ("web",)), 202),
         ("/reload", {}, ("reload", ()), 202),
         ("/reload", None, ("reload", ()), 202),
+        ("/rollback", {"apps": ["web"]}, ("rollback", ("web",)), 202),
         ("/start", {"target": "api"}, ("start", "api"), 202),
         ("/stop", {"target": "web:1"}, ("stop", "web:1"), 202),
         ("/restart", {"target": "web"}, ("restart", "web"), 202),
@@ -103,7 +104,10 @@ def test_a_command_reaches_the_master_once(path: str, body: object, call: tuple[
 
 
 def test_what_commands_return_is_in_the_answer() -> None:
-    assert json.loads(ask("POST", "/reload", {"apps": ["web"]}).body) == {"generations": {"web": 2}}
+    assert json.loads(ask("POST", "/reload", {"apps": ["web"]}).body) == {
+        "generations": {"web": 2},
+        "rolls": {"web": 2},
+    }
     assert json.loads(ask("POST", "/scale", {"app": "web", "workers": "+2"}).body) == {"app": "web", "workers": 4}
     assert json.loads(ask("POST", "/signal", {"signal": "HUP", "target": "web"}).body) == {"pids": [1001, 1002]}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.messages.status import AppStatus, RollStatus, Status, Totals, WorkerStatus
+from supervisor.messages.status import AppStatus, Ledger, RollStatus, RollTotals, Status, Totals, WorkerStatus
 from supervisor.observe import metrics
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -50,8 +50,12 @@ def status(**apps: AppStatus) -> Status:
     return Status(version="0.1.0", pid=1, uptime_s=12.25, state="running", apps=apps)
 
 
-def exposition(status: Status, ended: Mapping[str, Mapping[str, int]] | None = None) -> str:
-    return metrics.exposition(status, ended or {})
+def exposition(
+    status: Status,
+    ended: Mapping[str, Mapping[str, int]] | None = None,
+    rolls: Mapping[str, RollTotals] | None = None,
+) -> str:
+    return metrics.exposition(status, ended or {}, rolls or {})
 
 
 def parsed(text: str) -> Series:
@@ -167,3 +171,25 @@ def test_the_text_ends_with_a_newline_and_families_are_not_torn() -> None:
     assert text.endswith("\n")
     names = [line.split("{")[0].split()[0] for line in text.splitlines() if not line.startswith("#")]
     assert len(set(names)) == len([name for i, name in enumerate(names) if i == 0 or names[i - 1] != name])
+
+
+def test_rolls_are_counted_by_verdict_and_their_connections_by_what_became_of_them() -> None:
+    totals = RollTotals(committed=5, rolled_back=2, handed_over=70, drained=8, connections_cut=1)
+    series = parsed(exposition(status(web=app()), rolls={"web": totals}))
+    assert value(series, "holdfast_rolls_committed_total", app="web") == 5
+    assert value(series, "holdfast_rolls_rolled_back_total", app="web") == 2
+    assert value(series, "holdfast_connections_handed_over_total", app="web") == 70
+    assert value(series, "holdfast_connections_drained_total", app="web") == 8
+    assert value(series, "holdfast_connections_cut_total", app="web") == 1
+
+
+def test_the_last_rolls_ledger_is_told_by_outcome() -> None:
+    ledger = Ledger(accepted=10, completed=6, cut=1, reset=2, under_way=1)
+    roll = RollStatus(from_=2, to=3, verdict="committed", reason="", seconds=1.5, ledger=ledger)
+    series = parsed(exposition(status(web=app(last_roll=roll), other=app())))
+    counted = {
+        dict(labels)["outcome"]: number
+        for (name, labels), number in series.items()
+        if name == "holdfast_last_roll_requests"
+    }
+    assert counted == {"completed": 6, "cut": 1, "reset": 2, "under_way": 1}

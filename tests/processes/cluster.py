@@ -63,8 +63,8 @@ class Cluster:
         self.bind = f"127.0.0.1:{free_port()}" if bind is None else bind
         self.control = str(folder / "control.sock")
         self.command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run"]
-        self.arguments = [*arguments, *(["--bind", self.bind] if self.bind else []), "--control", self.control]
-        self.arguments += ["--bake", str(bake)] if self.bind else []
+        self.arguments = [*arguments, *(["--bind", self.bind, "--bake", str(bake)] if self.bind else [])]
+        self.arguments += ["--control", self.control]
         self._pass_fds = pass_fds
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None

@@ -232,13 +232,17 @@ def test_with_a_surge_so_many_slots_are_replaced_at_once_after_the_first(tmp_pat
 def test_a_rolled_out_release_keeps_nothing_of_the_old_one_running(tmp_path: Path) -> None:
     site = Site(tmp_path)
     with site.cluster("-w", "2") as cluster:
+        site.write("with one before it")
+        assert cluster.roll()["verdict"] == "committed"
+        until("five processes", lambda: len(cluster.processes()) == 5)
         before = len(os.listdir(f"/proc/{cluster.pid}/fd"))
-        for number in range(3):
+        for number in range(2):
             site.write(f"release {number}")
             assert cluster.roll()["verdict"] == "committed"
-        until("four processes", lambda: len(cluster.processes()) == 4)  # master, spawner, two workers
+        until("five processes", lambda: len(cluster.processes()) == 5)
         assert sorted(title for title in cluster.processes().values()) == [
             "holdfast: master",
+            "holdfast: web g3 spawner",  # for a rollback
             "holdfast: web g4 spawner",
             "holdfast: web g4 w1 ready",
             "holdfast: web g4 w2 ready",
@@ -286,8 +290,9 @@ def test_reload_shows_each_step_as_it_happens(tmp_path: Path) -> None:
         done = cluster.ctl("reload")
         assert done.returncode == 0
         steps = [line.split(" (")[0] for line in done.stdout.splitlines()]
-        assert steps[:3] == [
+        assert steps[:4] == [
             "web: generation 2 is on its way",
+            "web: a first worker of generation 2 serves, and is watched for 0.1 s",
             "web: worker 1 replaced",
             "web: worker 2 replaced",
         ], done.stdout

@@ -41,7 +41,7 @@ def test_the_master_never_imports_the_app_nor_what_serves_it(tmp_path: Path) -> 
 
 
 def test_each_release_has_a_spawner_of_its_own_that_was_execd(tmp_path: Path) -> None:
-    with Site(tmp_path).cluster("-w", "1") as cluster:
+    with Site(tmp_path).cluster("-w", "1", "--keep-previous", "off") as cluster:
         first = titled(cluster, "holdfast: web g1 spawner")
         stacks = {stack_of(cluster.pid), stack_of(first)}
         assert cluster.roll()["verdict"] == "committed"

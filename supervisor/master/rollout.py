@@ -1,0 +1,139 @@
+"""An app's rolls, carried out: begun, watched, written into the book; and what is kept of the release before.
+
+Invariant: the committed settings change with `Committed` and nothing else. The release that was served until then is
+kept at hand only if going back to it would bring back just that: its spawner holds the app itself, and every socket it
+listens on is still open.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from supervisor.config.settings import AppSettings
+from supervisor.fleet import records as seats
+from supervisor.kernel.reactor import Reactor
+from supervisor.master.book import Book
+from supervisor.master.generations import Releases
+from supervisor.master.releases import Release, wanted_workers
+from supervisor.master.trial import Trial, TrialOwner
+from supervisor.messages.status import Begun
+from supervisor.reload import records as rolls
+
+NONE_BEFORE = "there was no release before this one"
+
+
+class RolloutOwner(TrialOwner, Protocol):
+    """The app that is rolled."""
+
+    name: str
+    settings: AppSettings
+    count: int
+    held: set[int]
+    releases: Releases
+
+    def open(self, settings: AppSettings) -> None: ...
+    def slots(self) -> tuple[int, ...]: ...
+    def surplus(self) -> seats.Remove: ...
+
+
+class Rollout:
+    """`do` carries out what the roll decides."""
+
+    def __init__(self, owner: RolloutOwner, reactor: Reactor) -> None:
+        self._owner = owner
+        self._why_no_previous = NONE_BEFORE
+        self.book = Book(owner.accounts)
+        self.trial = Trial(owner, reactor)
+        self.next_count = 0  # of slots: what a roll under way is going to make of it
+        self.previous: int | None = None  # the generation that a rollback returns to
+
+    def begin(self, generation: int, settings: AppSettings, bake: float) -> Begun:
+        """Roll to this release, for whose settings `open` has been called."""
+        owner = self._owner
+        self.next_count = wanted_workers(settings) if settings.workers != owner.settings.workers else owner.count
+        slots = tuple(number for number in range(1, self.next_count + 1) if number not in owner.held)
+        owner.engine.post(
+            seats.Terms(settings.boot_timeout, settings.drain_timeout),
+            rolls.Reload(generation, slots, settings.surge, bake),
+        )
+        return Begun(generation, self.book.number)
+
+    def refusal(self) -> str | None:
+        """Why there is no going back to the release before the committed one, or None."""
+        roll, name = self._owner.engine.roll, self._owner.name
+        if roll.is_under_way:
+            return f"{name} is rolling to generation {roll.target}; wait for its verdict"
+        return f"{name}: {self._why_no_previous}" if self.previous is None else None
+
+    def back(self) -> Begun:
+        """Roll to the release before the committed one, unless there is a `refusal`. Raises `SurroundingsError`.
+
+        It is not baked: it has served before.
+        """
+        assert self.previous is not None
+        settings = self._owner.releases[self.previous].settings
+        self._owner.open(settings)
+        return self.begin(self.previous, settings, 0.0)
+
+    def do(self, command: rolls.Command) -> None:
+        """Carry out one command, or tell it."""
+        engine, workers = self._owner.engine, list(self._owner.workers.values())
+        if isinstance(command, rolls.Preload):
+            if self._owner.releases[command.generation].start():
+                engine.post(rolls.Preloaded(command.generation))
+        elif isinstance(command, rolls.Try):
+            engine.post(seats.Try(command.slot, command.generation))
+        elif isinstance(command, rolls.Move):
+            self._move(command)
+        elif isinstance(command, rolls.Started):
+            self.book.begin(command, workers)
+        elif isinstance(command, rolls.Bake):
+            self.trial.begin(command, engine.roll.base, self._owner.releases[command.generation].settings)
+        elif isinstance(command, rolls.Committed | rolls.RolledBack | rolls.Superseded):
+            self.trial.end()
+            self.book.end(command, workers)
+            self._end(command)
+        self._owner.news.rolled(command, self.book.last(workers))
+
+    def spawner_lost(self, generation: int, reason: str) -> None:
+        """A spawner has died; the kept release is nothing without its own."""
+        if generation == self.previous:
+            self.forget_previous(f"generation {generation} is not at hand any more: {reason}")
+
+    def forget_previous(self, why: str = NONE_BEFORE) -> None:
+        """There is nothing to roll back to, and `why` says why."""
+        self.previous, self._why_no_previous = None, why
+
+    def _move(self, command: rolls.Move) -> None:
+        engine = self._owner.engine
+        if command.slot > self._owner.count and command.generation == engine.roll.base:
+            # A slot that only the failed release would have had: there is nothing to go back to.
+            engine.post(seats.Remove(frozenset({command.slot})), rolls.SlotsChanged(self._owner.slots()))
+        else:
+            engine.post(seats.Want({command.slot: command.generation}))
+
+    def _end(self, command: rolls.Committed | rolls.RolledBack | rolls.Superseded) -> None:
+        owner = self._owner
+        if isinstance(command, rolls.Committed):
+            owner.settings = owner.releases[command.target].settings
+            owner.count = self.next_count
+            self._keep(owner.releases[command.base])
+            owner.engine.post(owner.surplus())
+        elif isinstance(command, rolls.RolledBack):
+            self.next_count = owner.count
+            terms = seats.Terms(owner.settings.boot_timeout, owner.settings.drain_timeout)
+            owner.engine.post(owner.surplus(), terms)
+
+    def _keep(self, release: Release) -> None:
+        """It was served until now: keep it at hand, if that can be."""
+        settings = self._owner.settings
+        closed = sorted(set(release.settings.bind) - set(settings.bind))
+        if not settings.keep_previous:
+            self.forget_previous("no release is kept at hand (keep_previous = false)")
+        elif not release.is_whole:
+            why = "it was not preloaded, or its spawner has died since"
+            self.forget_previous(f"nothing is left of generation {release.generation}: {why}")
+        elif closed:
+            self.forget_previous(f"generation {release.generation} listened on {', '.join(closed)}, too")
+        else:
+            self.previous = release.generation
