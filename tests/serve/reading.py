@@ -153,9 +153,13 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(b":")
     if not colon or not name or not set(name) <= TOKEN:
         raise BadError("a field's name is not a token and a colon")
-    if any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in value):
+    if _has_controls(value):
         raise BadError("a control character in a field")
     return name.lower(), value.strip(b" \t")
+
+
+def _has_controls(text: bytes) -> bool:
+    return any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in text)
 
 
 def _all(fields: tuple[tuple[bytes, bytes], ...], name: bytes) -> list[bytes]:
@@ -280,7 +284,7 @@ def _chunked(stream: bytes, at: int) -> tuple[bytes, int]:
             digits = digits.rstrip(b" \t")
         if not 0 < len(digits) <= 16 or not set(digits) <= HEX:
             raise BadError("a bad chunk size")
-        if semicolon and not _are_extensions(b";" + extensions):
+        if semicolon and (_has_controls(extensions) or not _are_extensions(b";" + extensions)):
             raise BadError("a bad chunk extension")
         size = int(digits, 16)
         if not size:
@@ -300,44 +304,51 @@ def _chunked(stream: bytes, at: int) -> tuple[bytes, int]:
 
 def _are_extensions(text: bytes) -> bool:
     """`*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`"""
-    at = 0
-
-    def skip_blanks() -> None:
-        nonlocal at
-        while text[at : at + 1] in (b" ", b"\t") and at < len(text):
-            at += 1
-
-    def skip_token() -> bool:
-        nonlocal at
-        start = at
-        while at < len(text) and text[at] in TOKEN:
-            at += 1
-        return at > start
-
-    def skip_quoted() -> bool:
-        nonlocal at
-        at += 1
-        while at < len(text) and text[at] != 0x22:
-            byte = text[at : at + 1]
-            at += 2 if byte == b"\\" else 1
-        at += 1
-        return at <= len(text) and not any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in text)
-
-    while at < len(text):
-        skip_blanks()
-        if text[at : at + 1] != b";":
+    scan = _Scan(text)
+    while scan.at < len(text):
+        scan.blanks()
+        if not scan.literal(b";"):
             return False
-        at += 1
-        skip_blanks()
-        if not skip_token():
+        scan.blanks()
+        if not scan.token():
             return False
-        before = at
-        skip_blanks()
-        if text[at : at + 1] != b"=":
-            at = before
+        before = scan.at
+        scan.blanks()
+        if not scan.literal(b"="):
+            scan.at = before
             continue
-        at += 1
-        skip_blanks()
-        if not (skip_quoted() if text[at : at + 1] == b'"' else skip_token()):
+        scan.blanks()
+        if not (scan.quoted() or scan.token()):
             return False
     return True
+
+
+class _Scan:
+    """Steps through a text; each method but `blanks` says whether what it is named after was there."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.at = 0
+
+    def blanks(self) -> None:
+        while self.text[self.at : self.at + 1] in (b" ", b"\t"):
+            self.at += 1
+
+    def literal(self, byte: bytes) -> bool:
+        found = self.text[self.at : self.at + 1] == byte
+        self.at += found
+        return found
+
+    def token(self) -> bool:
+        start = self.at
+        while self.at < len(self.text) and self.text[self.at] in TOKEN:
+            self.at += 1
+        return self.at > start
+
+    def quoted(self) -> bool:
+        """The text holds no control characters, as all lines here."""
+        if not self.literal(b'"'):
+            return False
+        while self.at < len(self.text) and self.text[self.at] != 0x22:
+            self.at += 2 if self.text[self.at : self.at + 1] == b"\\" else 1
+        return self.literal(b'"')
