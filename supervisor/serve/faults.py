@@ -8,9 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from supervisor.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from supervisor.serve.exchange import Exchange
+
+NAMED_CUTS = 20  # at most, one by one
 
 
 class ClientDisconnectedError(HoldfastError, OSError):
@@ -36,3 +44,16 @@ def complain(method: str, path: bytes, what: str, error: BaseException | None = 
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def name_cuts(requests: Sequence[Exchange], outlived: Sequence[Exchange]) -> None:
+    """A line for each request that is cut, and then for app code that runs on after its answer; then how many more."""
+    now = time.monotonic()
+    lines = [(each, "cut after") for each in requests] + [(each, "its app code cut after") for each in outlived]
+    for exchange, what in lines[:NAMED_CUTS]:
+        kind = "WebSocket" if exchange.status == 101 else exchange.method
+        complain(kind, exchange.request.target, f"{what} {max(0.0, now - exchange.since):.1f} s")
+    if len(lines) > NAMED_CUTS:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"holdfast: {len(lines) - NAMED_CUTS} more were cut\n")
+            sys.stderr.flush()

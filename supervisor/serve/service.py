@@ -11,9 +11,8 @@ import contextvars
 import functools
 import socket
 import ssl
-import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import zttp
@@ -25,15 +24,16 @@ from supervisor.messages.wire import HandOver
 from supervisor.serve.answer import Stamps
 from supervisor.serve.asgi import AsgiBridge
 from supervisor.serve.farewell import Farewell
-from supervisor.serve.faults import complain
+from supervisor.serve.faults import name_cuts
 from supervisor.serve.gate import Gate
 from supervisor.serve.handover import Giver
 from supervisor.serve.handshake import asks_for_websocket
 from supervisor.serve.head import HEAD_END
 from supervisor.serve.http1 import Connection
+from supervisor.serve.introduction import Introduction
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
-from supervisor.serve.peers import Origin, Trust
+from supervisor.serve.peers import Trust
 from supervisor.serve.proxy import Told
 from supervisor.serve.secure import Handshake, SecureConnection
 from supervisor.serve.sweep import Sweep
@@ -46,9 +46,6 @@ from supervisor.serve.wsgi import WsgiBridge
 if TYPE_CHECKING:
     from supervisor.serve.access import AccessLog
     from supervisor.serve.exchange import Exchange, Opener
-
-_NAMED_CUTS = 20  # requests given up on that are named one by one
-_SERVERS_KEPT = 256
 
 
 class Service:
@@ -85,9 +82,8 @@ class Service:
         self._deadlines = Sweep(loop, self._connections)
         self._farewell = Farewell(loop)
         self._trust = Trust(settings.forwarded_allow_ips)
-        self._told: dict[Connection, Told] = {}  # by PROXY headers, of connections about to be made
-        self._handed: dict[Connection, HandOver] = {}  # by other workers, of connections about to be made
-        self._servers: dict[object, tuple[str, int | None]] = {}
+        self._introduction = Introduction(self._trust)
+        self.introduce = self._introduction.introduce
         self._on_empty = on_empty
         self._emptied = False
         self._sweeper: asyncio.TimerHandle | None = None
@@ -196,13 +192,13 @@ class Service:
         """A connection whose PROXY header, if it should have one, was read."""
         connection = self._attach(sock, self._tally)
         if told is not None and connection is not None:
-            self._told[connection] = told
+            self._introduction.expect(connection, told)
 
     def adopt(self, sock: socket.socket, handed: HandOver) -> None:
         """Go on with a connection, non-blocking, that another worker has handed over."""
         connection = self._attach(sock, self._tally, handed)
         if connection is not None:
-            self._handed[connection] = handed
+            self._introduction.expect(connection, handed)
             connection.asked = handed.asked
             longest = max(self.limits.keepalive, self.limits.first_byte)
             connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
@@ -258,7 +254,7 @@ class Service:
         if self._giver is not None:
             self._giver.close()
         requests = [exchange for each in self._connections if (exchange := each.exchange) is not None]
-        self._name_cut(requests)
+        name_cuts(requests, [each for each in self.bridge.live if each not in requests])
         self._is_cut = True
         for connection in tuple(self._connections):
             if connection.is_quiet:
@@ -270,43 +266,7 @@ class Service:
         self._close_gate()
         return len(requests)
 
-    def _name_cut(self, requests: Sequence[Exchange]) -> None:
-        """A line for each request, and then for app code that has outlived its answer, as far as there are lines."""
-        now = time.monotonic()
-        lines = [(each, "cut after") for each in requests]
-        lines += [(each, "its app code cut after") for each in self.bridge.live if each not in requests]
-        for exchange, what in lines[:_NAMED_CUTS]:
-            kind = "WebSocket" if exchange.status == 101 else exchange.method
-            complain(kind, exchange.request.target, f"{what} {max(0.0, now - exchange.since):.1f} s")
-        if len(lines) > _NAMED_CUTS:
-            sys.stderr.write(f"holdfast: {len(lines) - _NAMED_CUTS} more were cut\n")
-
     # What connections ask for.
-
-    def introduce(self, connection: Connection, scheme: str) -> None:
-        """Tell a fresh connection its client and server as ASGI names them. Server addresses are few and are shared."""
-        if self._handed and (handed := self._handed.pop(connection, None)):
-            connection.client, connection.scheme = handed.client, handed.scheme
-            connection.server = handed.server and self._server(handed.server)
-        else:
-            peer = connection.transport.get_extra_info("peername")
-            connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-            connection.scheme = scheme
-            connection.server = self._server(connection.transport.get_extra_info("sockname"))
-        if self._told and (told := self._told.pop(connection, None)):
-            connection.client = None if told.is_unix else told.source or connection.client
-            connection.server = told.destination or connection.server
-            connection.scheme = "https" if told.secure else scheme
-        if self._trust.covers(connection.client[0] if connection.client else None):
-            connection.origin = Origin(connection, self._trust)
-
-    def _server(self, here: object) -> tuple[str, int | None]:
-        server = self._servers.get(here)
-        if server is None:
-            server = (here[0], here[1]) if isinstance(here, tuple) else (str(here or ""), None)
-            if len(self._servers) < _SERVERS_KEPT:
-                self._servers[here] = server
-        return server
 
     def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
         """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain
@@ -340,8 +300,7 @@ class Service:
             return
         self._connections.discard(connection)
         if isinstance(connection, Connection):
-            self._told.pop(connection, None)
-            self._handed.pop(connection, None)
+            self._introduction.forget(connection)
         connection.tally.closed()
         if self.draining:
             if not self._is_cut:
