@@ -221,9 +221,10 @@ def _spelled(asked: Asked) -> bytes:
     return spelled(asked.method.encode(), asked.path, asked.query, asked.body)
 
 
-def test_the_same_over_real_sockets() -> None:
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_the_same_over_real_sockets_and_in_threads(interface: str) -> None:
     apps = Apps()
-    with Harness(apps.asgi) as harness:
+    with Harness(apps.asgi) if interface == "asgi" else Harness(apps.wsgi, "wsgi") as harness:
         for case in CASES.values():
             harness.call(functools.partial(harness.service.set_limits, case.limits))
             apps.seen.clear()
