@@ -106,6 +106,7 @@ DEPARTURES: dict[str, Deed] = {
         ("goes while the app waits", HEAD % b"/wait", 0),
         ("goes behind a head of an answer", HEAD % b"/drip", 1),
         ("goes in an answer", HEAD % b"/stream", TAKEN),
+        ("goes behind HEAD", b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n", 1),
         ("goes with an answer unread", (HEAD % b"/") * 3, 0),
         ("goes in a body that nobody reads", LARGE % b"/stream" + bytes(200_000), TAKEN),
         ("goes while the app sips", LARGE % b"/sip" + bytes(200_000), 1),
@@ -118,6 +119,7 @@ DEPARTURES: dict[str, Deed] = {
 
 HALF_CLOSES: dict[str, Deed] = {
     "half-closes at once": half_closes(b""),
+    "half-closes behind HEAD": half_closes(b"HEAD /drip HTTP/1.1\r\nHost: x\r\n\r\n"),
     "half-closes in a head": half_closes(b"GET / HTTP/1.1\r\nHo"),
     "half-closes in a small body": half_closes(SMALL % b"/read" + b"abc"),
     "half-closes in a large body": half_closes(LARGE % b"/read" + bytes(200_000)),

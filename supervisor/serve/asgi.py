@@ -317,8 +317,7 @@ class AsgiExchange(ExtendedAnswer):
 
     def _stream(self, body: bytes) -> None:
         data = self.more(body) if self._phase is BODY else self._open(BODY) + self.more(body)
-        if data:
-            self._connection.stream(data)
+        self._connection.stream(data)
 
     def _finish(self, body: bytes) -> None:
         self._done(self.more(body) + self.end())

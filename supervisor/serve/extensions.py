@@ -184,8 +184,7 @@ class ExtendedAnswer(Answer, abc.ABC):
         self._trailers = b""
 
     def _put(self, data: bytes) -> None:
-        if data:
-            self._connection.stream(data)
+        self._connection.stream(data)
 
     def _done(self, data: bytes = b"") -> None:
         self._phase = DONE

@@ -119,7 +119,7 @@ class Connection(Outgoing):
         self.eof = True
         if self.body is not None or self.state not in (BUSY, NEXT):
             return False
-        if self.state is BUSY and not self.write_paused:
+        if self.state is BUSY and not self.is_stuck():
             self.expires = self.service.tick + self.service.half_closed_ticks
         return True
 
@@ -214,7 +214,8 @@ class Connection(Outgoing):
             return
         if self.state is not HEAD:
             self.state = HEAD
-            self.expires = self.service.tick + self.service.head_ticks
+            deadline = self.service.tick + self.service.head_ticks
+            self.expires = deadline if data != b"\r" else min(deadline, self.expires)  # half an empty line is no head
         self._rest = data
         if self.eof:
             self._close()
@@ -271,8 +272,10 @@ class Connection(Outgoing):
     def _await_body(self) -> None:
         if self.write_paused:
             return
-        waiting = self.body is not None and self._reading
-        self.expires = self.service.tick + self.service.body_idle_ticks if waiting else NEVER
+        if self.body is not None and self._reading:
+            self.expires = self.service.tick + self.service.body_idle_ticks
+        elif not self.eof:
+            self.expires = NEVER
 
     def pause_reading(self) -> None:
         """Leave further bytes to the kernel, and so to the client."""
@@ -483,11 +486,11 @@ class Connection(Outgoing):
         elif state is IDLE:
             self.tally.ended(Cell.FIRST_BYTE_TIMEOUT if self._last is None else Cell.KEEPALIVE)
             self._close()
-        elif state is BUSY and self.write_paused and self.is_taken():
+        elif state is BUSY and (is_stuck := self.is_stuck()) and self.is_taken():
             self.expires = self.service.tick + self.service.write_idle_ticks
-        elif state is BUSY and self.body is None and not self.write_paused:
+        elif state is BUSY and not is_stuck and self.body is None:
             self._expire_half_closed()
-        elif state is BUSY and not self.write_paused:
+        elif state is BUSY and not is_stuck:
             self._refuse_body(SLOW_BODY)
         else:
             if state is not CLOSING:
@@ -497,5 +500,8 @@ class Connection(Outgoing):
     def _expire_half_closed(self) -> None:
         """A client that has closed altogether looks like one that has half-closed, until something is written to it."""
         self.expires = NEVER
-        if self.exchange is not None and not self.exchange.status:
-            self.exchange.half_closed()
+        exchange = self.exchange
+        if exchange is not None and not exchange.status:
+            exchange.half_closed()
+        elif exchange is not None and exchange.method == "HEAD":  # its answer is out, and nothing more will be written
+            self.abandon()

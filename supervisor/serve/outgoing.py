@@ -24,8 +24,6 @@ class Writer(Protocol):
     transport: asyncio.Transport
     write_paused: bool
 
-    def pause_writing(self) -> None: ...
-
     def resume_writing(self) -> None: ...
 
 
@@ -33,7 +31,7 @@ def give_way(writer: Writer, loop: asyncio.AbstractEventLoop, context: contextva
     """Have `writer` wait for the loop's next turn. An app that sends on and on to a client who takes it all would have
     the loop to itself otherwise, and never be told that its client has gone."""
     if not writer.write_paused:
-        writer.pause_writing()
+        writer.write_paused = True
         loop.call_soon(_go_on, writer, context=context)
 
 
@@ -69,6 +67,10 @@ class Outgoing(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.write_paused = False
 
+    def is_stuck(self) -> bool:
+        """Whether there is something that the client has yet to take; when writing is paused, it may just give way."""
+        return self.write_paused and self._backlog() > 0
+
     def is_taken(self) -> bool:
         """Whether the client has taken anything since writing was paused, or since this was asked last."""
         before, self._unsent = self._unsent, self._backlog()
@@ -79,7 +81,10 @@ class Outgoing(asyncio.Protocol):
         return size if self.file is None else size + self.file.unsent
 
     def stream(self, piece: bytes) -> None:
-        """Write `piece` together with what else is streamed in this turn of the loop."""
+        """Write `piece` together with what else is streamed in this turn of the loop. An empty one ends the turn."""
+        if not piece:
+            give_way(self, self._loop, self._context)
+            return
         if not self.outgoing:
             self._loop.call_soon(self.flush, context=self._context)
         self.outgoing.append(piece)

@@ -260,6 +260,8 @@ class WsgiExchange(Answer):
         try:
             for chunk in iterator:
                 self._write(chunk)
+                if self._complete and self.bodyless:
+                    break  # the rest, of which there may be no end, is for nobody
                 if self._bridge.inline and self._connection.write_paused and not self._complete:
                     return
             self._finish()

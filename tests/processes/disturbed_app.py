@@ -1,9 +1,10 @@
 """An app for both interfaces whose requests can be disturbed at any point, or fail by themselves.
 
-By path: `/read` takes the whole body, `/stream` answers for as long as somebody takes it, `/wait` waits for its
-client's end, `/mark?TEXT` says so on stderr; `/raise-...` raises before its answer has begun, after its head, in the
-midst of its body, behind the whole answer, or after it has heard that its client has gone. All else is answered. A
-WebSocket is accepted and listened to, and sent to without an end on `/stream`.
+By path: `/read` takes the whole body, `/sip` a piece of it, `/stream?SIZE` answers for as long as somebody takes it, in
+pieces of that size, `/drip` in three pieces with pauses, `/wait` waits for its client's end, `/mark?TEXT` says so on
+stderr; `/raise-...` raises before its answer has begun, after its head, in the midst of its body, behind the whole
+answer, or after it has heard that its client has gone. All else is answered. A WebSocket is accepted and listened to,
+and sent to without an end on `/stream?SIZE`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,16 @@ def mark(query: str) -> None:
     sys.stderr.flush()
 
 
-async def talk(path: str, receive: Receive, send: Send) -> None:
+def piece_of(query: str) -> bytes:
+    return PIECE[: int(query or len(PIECE))]
+
+
+async def talk(path: str, query: str, receive: Receive, send: Send) -> None:
     """A WebSocket: sends for as long as somebody takes it, or waits for its client's end."""
     await receive()
     await send({"type": "websocket.accept"})
     while path == "/stream":
-        await send({"type": "websocket.send", "bytes": PIECE})
+        await send({"type": "websocket.send", "bytes": piece_of(query)})
     if path == "/raise-before":
         raise OnPurposeError(path)
     while (await receive())["type"] != "websocket.disconnect":
@@ -50,7 +55,7 @@ async def asgi(scope: Message, receive: Receive, send: Send) -> None:
         raise NotImplementedError
     path, query = scope["path"], scope["query_string"].decode()
     if scope["type"] == "websocket":
-        await talk(path, receive, send)
+        await talk(path, query, receive, send)
         return
     if path == "/raise-before":
         raise OnPurposeError(path)
@@ -73,7 +78,7 @@ async def asgi(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": PIECE, "more_body": True})
         raise OnPurposeError(path)
     while path == "/stream":
-        await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+        await send({"type": "http.response.body", "body": piece_of(query), "more_body": True})
     if path == "/drip":
         for _ in range(3):
             await send({"type": "http.response.body", "body": PIECE, "more_body": True})
@@ -107,7 +112,7 @@ def _wsgi(path: str, query: str, environ: Environ, start_response: Callable[...,
         yield PIECE
         raise OnPurposeError(path)
     while path == "/stream":
-        yield PIECE
+        yield piece_of(query)
     if path == "/drip":
         for _ in range(3):
             yield PIECE

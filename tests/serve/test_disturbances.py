@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,9 +19,11 @@ from tests.disturbances import (
     GARBAGE,
     HALF_CLOSES,
     HEAD,
+    WEBSOCKET,
     Deed,
     noise_of,
     read_rest,
+    reset,
     words_of_ours,
 )
 from tests.processes.disturbed_app import asgi, wsgi
@@ -98,6 +101,42 @@ def test_an_app_that_raises_when_its_client_has_gone_is_told_about_once(capfd: p
     said = capfd.readouterr().err
     assert words_of_ours(said) == ["holdfast: GET /raise-when-gone: the app raised an exception"]
     assert said.count("Traceback (most recent call last)") == 1
+
+
+@pytest.mark.parametrize("said", [HEAD % b"/stream?10", WEBSOCKET % b"/stream?10"], ids=["answer", "WebSocket"])
+def test_an_app_that_sends_on_and_on_to_who_takes_it_all_leaves_others_their_turn_and_hears_of_the_end(
+    server: Harness, capfd: pytest.CaptureFixture[str], said: bytes
+) -> None:
+    over = threading.Event()
+
+    def take_all() -> None:
+        with dialler(server)() as sock:
+            sock.sendall(said)
+            while not over.is_set():
+                assert sock.recv(1 << 20)
+
+    taker = threading.Thread(target=take_all)
+    taker.start()
+    try:
+        eventually(lambda: server.service.connections == 1)
+        for _ in range(3):
+            serves(server)
+    finally:
+        over.set()
+        taker.join(10)
+    eventually(lambda: is_quiet(server))
+    assert noise_of(capfd.readouterr().err) == []
+
+
+def test_an_app_that_sends_nothing_on_and_on_leaves_others_their_turn(capfd: pytest.CaptureFixture[str]) -> None:
+    with Harness(asgi) as server:
+        with dialler(server)() as sock:
+            sock.sendall(HEAD % b"/stream?0")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            serves(server)
+            reset(sock)
+        eventually(lambda: is_quiet(server))
+    assert noise_of(capfd.readouterr().err) == []
 
 
 def test_many_at_once_leave_nothing(server: Harness, capfd: pytest.CaptureFixture[str]) -> None:
