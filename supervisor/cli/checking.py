@@ -7,12 +7,13 @@ gets `boot_timeout` seconds.
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import click
 import msgspec
 
 from supervisor.config.settings import AppSettings, Settings
+from supervisor.kernel.files import starting_directory
+from supervisor.master.place import CHECK, find_place
 from supervisor.spawner.check import CheckResult
 
 
@@ -27,11 +28,14 @@ def report(settings: Settings) -> int:
 
 
 def _import(app: AppSettings) -> CheckResult:
-    command = [sys.executable, "-P", "-m", "supervisor.spawner.check"]
+    place = find_place(app, starting_directory())
+    command = [*place.command(CHECK), place.home]
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter and module
+        done = subprocess.run(  # noqa: S603  # our own module, by an interpreter that the settings name
             command, input=msgspec.json.encode(app), stdout=subprocess.PIPE, timeout=app.boot_timeout, check=False
         )
+    except OSError as error:
+        return CheckResult(reason=f"python {command[0]} can't be run: {error.strerror}")
     except subprocess.TimeoutExpired:
         return CheckResult(reason=f"{app.app} was not imported within boot_timeout ({app.boot_timeout:g} s)")
     try:

@@ -17,7 +17,7 @@ from supervisor.config.load import Source, load
 from supervisor.config.options import OPTIONS
 from supervisor.config.settings import Settings
 from supervisor.errors import SettingsError, UsageError
-from supervisor.kernel.files import read_settings
+from supervisor.kernel.files import read_settings, starting_directory
 
 DEFAULT_CONFIG = "holdfast.toml"
 
@@ -175,6 +175,9 @@ def _source(given: dict[str, Any]) -> Source:
     flags = {key: list(value) if isinstance(value, tuple) else value for key, value in typed.items()}
     if path is None and os.path.exists(DEFAULT_CONFIG):
         path = DEFAULT_CONFIG
+    start = starting_directory()
+    if path is not None and start != os.getcwd():
+        path = os.path.join(start, path)  # each roll reads it where a symlink leads to by then
     return Source(path=path, app=app, flags=flags)
 
 

@@ -100,6 +100,16 @@ OPTIONS: tuple[Option, ...] = (
         help="where the app runs and is imported from; looked up anew at each roll, so it may be a symlink",
     ),
     Option(
+        key="python",
+        flags=("--python",),
+        section="app",
+        group=_LISTENING,
+        parse=values.parse_path,
+        metavar="FILE",
+        default="holdfast's own",
+        help="the interpreter that runs the app, such as .venv/bin/python; relative to --chdir, looked up with it",
+    ),
+    Option(
         key="env",
         flags=("--env",),
         section="app",

@@ -44,6 +44,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 8
     preload: Preload = "auto"
     chdir: str | None = None
+    python: str | None = None  # None: the one that runs the master
     env: dict[str, str] = {}
     ready_path: str | None = None
     boot_timeout: float = 60.0

@@ -1,6 +1,9 @@
-"""Files that people write for us, read with a bound."""
+"""Files that people write for us, read with a bound; and the directory from which they name them."""
 
 from __future__ import annotations
+
+import contextlib
+import os
 
 from supervisor.errors import SettingsError
 
@@ -19,3 +22,15 @@ def read_settings(path: str | None) -> bytes | None:
     if len(text) > MAX_SETTINGS:
         raise SettingsError(path, "", f"a settings file of at most {MAX_SETTINGS} bytes")
     return text
+
+
+def starting_directory() -> str:
+    """The working directory by the name under which a shell entered it (`$PWD`, environ(7)), else by its own.
+
+    A deployment that moves the symlink it was entered by is then found again under the same name.
+    """
+    here, named = os.getcwd(), os.environ.get("PWD", "")
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isabs(named) and os.path.samefile(named, here):
+            return named
+    return here

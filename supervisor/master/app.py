@@ -216,7 +216,7 @@ class App:
     # What spawners and workers tell
 
     def on_preloaded(self, release: Release, imported: Imported) -> None:
-        self.news.preloaded(release.generation, release.settings.preload, imported)
+        self.news.preloaded(release, imported)
         self.engine.post(rolls.Preloaded(release.generation))
 
     def on_spawner_lost(self, release: Release, reason: str, retry_in: float, *, was_ready: bool) -> None:

@@ -10,10 +10,12 @@ from typing import Protocol
 
 from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Board
+from supervisor.kernel.files import starting_directory
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.children import Children
 from supervisor.master.listeners import Listeners
+from supervisor.master.place import find_place
 from supervisor.master.releases import Release, ReleaseOwner
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
@@ -41,6 +43,7 @@ class Releases:
         self._reactor = reactor
         self._children = children
         self._journal = journal
+        self._start = starting_directory()
         self._by_generation: dict[int, Release] = {}
 
     def __getitem__(self, generation: int) -> Release:
@@ -52,8 +55,9 @@ class Releases:
         return any(release.spawner is not None for release in self._by_generation.values())
 
     def add(self, generation: int, settings: AppSettings) -> Release:
-        """A new release, not started."""
-        release = Release(self._owner, self._reactor, settings, generation, self._make_spawner, self._send_fork)
+        """A new release, not started; its directory is the one that the settings lead to now."""
+        place = find_place(settings, self._start)
+        release = Release(self._owner, self._reactor, settings, place, generation, self._make_spawner, self._send_fork)
         self._by_generation[generation] = release
         return release
 
@@ -103,7 +107,8 @@ class Releases:
         return release if release is not None and release.spawner is spawner else None
 
     def _make_spawner(self, release: Release) -> Spawner:
-        spawner = Spawner(self, self._reactor, self._children, self._journal, release.settings, release.generation)
+        what = release.settings, release.place, release.generation
+        spawner = Spawner(self, self._reactor, self._children, self._journal, *what)
         spawner.launch(self._owner.board.fd, self._owner.listeners.of(release.settings.bind))
         return spawner
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from supervisor.config.settings import Preload
 from supervisor.fleet import records as seats
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
@@ -29,8 +28,12 @@ class News:
         self._ends: dict[int, tuple[Worker, float, int]] = {}  # by worker: seconds it lived, requests lost with it
         self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
 
-    def preloaded(self, generation: int, preload: Preload, imported: Imported) -> None:
+    def preloaded(self, release: Release, imported: Imported) -> None:
+        generation, preload = release.generation, release.settings.preload
         threads = ", ".join(imported.threads)
+        if release.settings.chdir is not None or release.place.python is not None:
+            python = f", python {release.place.python}" if release.place.python else ""
+            self._tell("log", f"generation {generation} is in {release.place.home}{python}", generation=generation)
         if imported.preloaded:
             text = f"imported in {imported.seconds:.2f} s ({imported.interface}), workers are forked from it"
             self._tell("log", text, generation=generation)

@@ -17,6 +17,7 @@ from supervisor.config.settings import AppSettings
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.kernel.process import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.master.place import Place
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
 from supervisor.messages.wire import Imported
@@ -39,6 +40,7 @@ class Release:
         owner: ReleaseOwner,
         reactor: Reactor,
         settings: AppSettings,
+        place: Place,
         generation: int,
         make_spawner: Callable[[Release], Spawner],
         send_fork: Callable[[Spawner, Worker], None],
@@ -55,6 +57,7 @@ class Release:
         self._is_preloaded = False
         self._starts = 0  # each one imports what lies there at the time
         self.settings = settings
+        self.place = place
         self.generation = generation
         self.spawner: Spawner | None = None
         self.is_retired = False

@@ -23,6 +23,7 @@ from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.kernel.sockets import Listener
 from supervisor.master.children import Children
 from supervisor.master.pipes import Pipes
+from supervisor.master.place import SPAWNER, Place
 from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, from_spawner
 from supervisor.observe.journal import Journal
 
@@ -50,6 +51,7 @@ class Spawner:
         children: Children,
         journal: Journal,
         settings: AppSettings,
+        place: Place,
         generation: int,
     ) -> None:
         self._owner = owner
@@ -60,6 +62,7 @@ class Spawner:
         self._failure = ""
         self._retirement: Timer | None = None
         self.settings = settings
+        self.place = place
         self.generation = generation
         self.has_imported = False
         self.import_failed = False
@@ -81,7 +84,7 @@ class Spawner:
     def launch(self, board: int, listeners: Sequence[Listener]) -> None:
         """Tell what to import, and pass the board and the listening sockets."""
         bound = tuple(listener.bound for listener in listeners)
-        message = Launch(self.settings, self.generation, bound, self._journal.log_format)
+        message = Launch(self.settings, self.place.home, self.generation, bound, self._journal.log_format)
         with contextlib.suppress(OSError):  # it died already: its end will be told
             self._channel.send(encode(message), [board, *(listener.fileno() for listener in listeners)])
 
@@ -115,10 +118,14 @@ class Spawner:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(high, (1, 2, CHANNEL_FD), strict=True)),
         ]
-        arguments = [sys.executable, "-P", "-m", "supervisor.spawner"]
+        command = self.place.command(SPAWNER)
         environment = {**os.environ, **self.settings.env}
         try:
-            return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions, setsid=True)
+            return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+        except OSError as error:
+            self.import_failed, self._failure = True, f"python {command[0]} can't be run: {error.strerror}"
+            # What ends at once stands in for it, so that this end is told like any other.
+            return os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ""], environment)
         finally:
             for fd in high:
                 os.close(fd)

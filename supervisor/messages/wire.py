@@ -21,6 +21,7 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     """Master to a new spawner. Descriptors: the board, then one listening socket for each of `listeners`."""
 
     settings: AppSettings
+    home: str  # the release's directory, resolved: where the app runs and is imported from
     generation: int
     listeners: tuple[str, ...]  # the address each listening socket is bound to, as people write it
     log_format: LogFormat

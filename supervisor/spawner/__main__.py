@@ -91,15 +91,15 @@ def ignore_terminal_signals() -> None:
 
 def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: Channel) -> Release:
     settings = launch.settings
-    home = os.getcwd()
+    start = os.getcwd()
     tls = load_tls(settings)
-    prepare(settings)
+    prepare(settings, launch.home)
     loaded = None
     if settings.preload != "off" and not threads:
         gc.disable()  # a collection between here and the freeze would leave holes for the workers to fill and unshare
         loaded = load_app(settings)
         if loaded.threads and settings.preload == "auto":
-            os.chdir(home)  # what is relative in the settings is so to where holdfast was started
+            os.chdir(start)  # what is relative in the settings is so to where holdfast was started
             _start_over(launch, fds, loaded.threads)
         threads = loaded.threads
     gc.collect()
@@ -123,7 +123,7 @@ def _start_over(launch: Launch, fds: list[int], threads: tuple[str, ...]) -> NoR
     for fd in (CHANNEL_FD, *fds):
         os.set_inheritable(fd, True)
     arguments = [str(record), ",".join(str(fd) for fd in fds), *threads]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor.spawner", *arguments])  # noqa: S606  # no shell on purpose
+    os.execv(sys.executable, [*sys.orig_argv, *arguments])  # noqa: S606  # no shell on purpose
 
 
 def _resumed(arguments: list[str]) -> tuple[Launch, list[int], tuple[str, ...]]:

@@ -27,11 +27,11 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-def check_app(settings: AppSettings) -> CheckResult:
-    """Import the app in this process; its traceback goes to stderr."""
+def check_app(settings: AppSettings, home: str) -> CheckResult:
+    """Import the app in this process, from this directory; its traceback goes to stderr."""
     try:
         load_tls(settings)
-        prepare(settings)
+        prepare(settings, home)
         loaded = load_app(settings)
     except (AppError, SurroundingsError) as error:
         return CheckResult(reason=str(error))
@@ -39,13 +39,13 @@ def check_app(settings: AppSettings) -> CheckResult:
 
 
 def main() -> NoReturn:
-    """Read the app's settings as JSON from stdin, write the result as JSON to stdout."""
+    """Read the app's settings as JSON from stdin, its directory from the command line; the result goes to stdout."""
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=AppSettings)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     answer = os.dup(1)
     os.dup2(2, 1)
-    result = check_app(settings)
+    result = check_app(settings, sys.argv[1])
     sys.stdout.flush()
     os.write(answer, msgspec.json.encode(result) + b"\n")
     sys.stderr.flush()

@@ -31,13 +31,12 @@ class LoadedApp:
     seconds: float
 
 
-def prepare(settings: AppSettings) -> None:
-    """Make this process look as the app expects: directory, environment, import path."""
-    if settings.chdir is not None:
-        try:
-            os.chdir(settings.chdir)
-        except OSError as error:
-            raise AppError(f"chdir {settings.chdir}: {error.strerror}") from None
+def prepare(settings: AppSettings, home: str) -> None:
+    """Make this process look as the app expects: directory, environment, import path. Raises `AppError`."""
+    try:
+        os.chdir(home)
+    except OSError as error:
+        raise AppError(f"chdir {home}: {error.strerror}") from None
     os.environ.update(settings.env)
     sys.path.insert(0, os.getcwd())
 

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "unix_owner": ('"root:www-data"', "root:www-data", '"a b"', "user:group"),
     "interface": ('"wsgi"', "wsgi", '"cgi"', "asgi or wsgi"),
     "chdir": ('"/srv/shop"', "/srv/shop", '""', "a path"),
+    "python": ('".venv/bin/python"', ".venv/bin/python", '""', "a path"),
     "env": ('{ A = "1" }', {"A": "1"}, "{ A = 1 }", "a string for A"),
     "certfile": ('"/etc/c.pem"', "/etc/c.pem", '""', "a path"),
     "keyfile": ('"/etc/k.pem"', "/etc/k.pem", '""', "a path"),

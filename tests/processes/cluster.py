@@ -47,7 +47,8 @@ class Cluster:
     """`holdfast run ARGUMENTS` in `folder`, with a control socket and a port of its own.
 
     A first worker is baked for a moment only, unless the test is about that. With `bind=""` the settings file says
-    where it listens, and how long it bakes; `pass_fds` are descriptors it inherits.
+    where it listens, and how long it bakes; `pass_fds` are descriptors it inherits; `cwd` is another
+    directory to start it in, below `folder`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Cluster:
         bake: float = 0.1,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self.bind = f"127.0.0.1:{free_port()}" if bind is None else bind
@@ -66,6 +68,7 @@ class Cluster:
         self.arguments = [*arguments, *(["--bind", self.bind, "--bake", str(bake)] if self.bind else [])]
         self.arguments += ["--control", self.control]
         self._pass_fds = pass_fds
+        self._cwd = cwd or self.folder
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -76,7 +79,7 @@ class Cluster:
         with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
             self._process = subprocess.Popen(
                 [*self.command, *self.arguments],
-                cwd=self.folder,
+                cwd=self._cwd,
                 env=self._env,
                 stdout=stdout,
                 stderr=stderr,
