@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.environment import ROOT, Environment, UnavailableError
@@ -17,7 +17,7 @@ daemon off;
 worker_processes {workers};
 pid {home}/nginx.pid;
 error_log stderr error;
-events {{ worker_connections 4096; multi_accept on; }}
+events {{ worker_connections 16384; multi_accept on; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
@@ -120,9 +120,14 @@ def _granian_wsgi(environment: Environment, launch: Launch) -> list[str]:
     return _granian(environment, launch, "--interface", "wsgi", "--no-ws", "--blocking-threads", str(launch.threads))
 
 
-def _hypercorn(environment: Environment, launch: Launch) -> list[str]:
+def _hypercorn(environment: Environment, launch: Launch, *options: str) -> list[str]:
     command = [str(environment.bin / "hypercorn"), launch.app, "--bind", launch.address, "--log-level", "warning"]
-    return [*command, "--worker-class", "uvloop", "--workers", str(launch.workers)]
+    return [*command, "--worker-class", "uvloop", "--workers", str(launch.workers), *options]
+
+
+def _patient(command: Callable[..., list[str]], *options: str) -> Command:
+    """The same server, told to keep as many idle connections for as long as holdfast does by itself."""
+    return lambda environment, launch: [*command(environment, launch), *options]
 
 
 def _nginx(_: Environment, launch: Launch) -> list[str]:
@@ -170,3 +175,11 @@ WEBSOCKET = (HOLDFAST, UVICORN_WEBSOCKETS, UVICORN_SANSIO, GRANIAN_WEBSOCKET)
 WSGI = (HOLDFAST, GUNICORN_SYNC, GUNICORN_GTHREAD, GRANIAN_WSGI)
 MEMORY = (HOLDFAST, GUNICORN_ASGI, GUNICORN_PRELOAD, UVICORN, GRANIAN_ASGI, HYPERCORN)
 FIXED = (NGINX, GO)
+CROWD = (
+    HOLDFAST,
+    replace(GUNICORN_ASGI, command=_patient(_gunicorn_asgi, "--keep-alive", "75", "--worker-connections", "16384")),
+    replace(UVICORN, command=_patient(_uvicorn, "--timeout-keep-alive", "75")),
+    replace(GRANIAN_ASGI, command=_patient(_granian_asgi, "--backpressure", "16384")),
+    replace(HYPERCORN, command=_patient(_hypercorn, "--keep-alive", "75")),
+    *FIXED,
+)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.crowd import CrowdFigures
 from benchmarks.measure import Figures, Memory, Setup
 from benchmarks.scenarios import Scenario
 
@@ -112,6 +113,35 @@ def memory_object(found: dict[str, Memory | str]) -> dict[str, Any]:
             for name, each in found.items()
         ],
     }
+
+
+_CROWDS = {
+    "idle": "{size:,} connections that have asked once and are kept",
+    "slow": "{size:,} clients that drip their heads, a byte a second",
+}
+
+
+def crowd_table(kind: str, size: int, all_figures: Sequence[CrowdFigures]) -> str:
+    """What a connection of the crowd costs in memory, and what requests of others take without and with it."""
+    rows: list[Row] = [("", "memory each", "alone p50", "p99", "among them p50", "p99", "max", "closed")]
+    notes = [f"  {each.server}: skipped, {each.skipped}" for each in all_figures if each.skipped]
+    for figures in sorted((each for each in all_figures if each.rounds), key=lambda each: each.median("grown")):
+        times = ("alone_p50_s", "alone_p99_s", "among_p50_s", "among_p99_s", "among_max_s")
+        rows.append(
+            (
+                figures.server + (" (fixed answer)" if figures.reference else ""),
+                f"{figures.median('grown') / 1024:.1f} KiB",
+                *(f"{1e3 * figures.median(name):.2f} ms" for name in times),
+                f"{figures.median('left'):,.0f}",
+            )
+        )
+        errors = sum(each.errors for each in figures.rounds)
+        notes += [f"  {figures.server}: {errors} requests got no answer"] if errors else []
+    return "\n".join([f"crowd: {_CROWDS[kind].format(size=size)}, and others' requests", *_aligned(rows), *notes])
+
+
+def crowd_object(kind: str, size: int, all_figures: Sequence[CrowdFigures]) -> dict[str, Any]:
+    return {"scenario": f"crowd-{kind}", "size": size, "servers": [asdict(figures) for figures in all_figures]}
 
 
 def _megabytes(size: int) -> str:
