@@ -157,6 +157,8 @@ class App:
         """Roll to a new release with these settings, for which `open` has been called."""
         self.generation += 1
         self.releases.add(self.generation, settings)
+        added = [address for address in settings.bind if address not in self.settings.bind]
+        self.news.bound([listener.bound for listener in self.listeners.of(added)])
         return self.rollout.begin(self.generation, settings, settings.bake)
 
     def scale(self, count: int) -> None:

@@ -19,6 +19,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._open: dict[str, Listener] = {}
+        self._terms: dict[str, dict[str, object]] = {}  # the settings of the moment of opening, by address
 
     def ensure(self, settings: AppSettings) -> None:
         """Open what they bind and is not open. Raises `SurroundingsError` and then opens none.
@@ -35,11 +36,21 @@ class Listeners:
                 listener.close()
             raise
         self._open |= opened
+        self._terms |= {address: _terms(address, settings) for address in opened}
+
+    def unheeded(self, settings: AppSettings) -> list[str]:
+        """The keys of these settings that differ from what a socket which stays open was opened with."""
+        staying = [
+            (self._terms[address], _terms(address, settings)) for address in settings.bind if address in self._open
+        ]
+        return sorted({key for ours, theirs in staying for key in ours if ours[key] != theirs[key]})
 
     def keep_only(self, addresses: Sequence[str]) -> list[str]:
         """Close all others; returns where they listened."""
         dropped = [address for address in self._open if address not in addresses]
         closed = [self._open.pop(address) for address in dropped]
+        for address in dropped:
+            del self._terms[address]
         for listener in closed:
             listener.close()
         return [listener.bound for listener in closed]
@@ -50,6 +61,16 @@ class Listeners:
 
     def close(self) -> None:
         self.keep_only(())
+
+
+def _terms(text: str, settings: AppSettings) -> dict[str, object]:
+    """What is set on a socket when it is opened; one that was handed to us keeps what it has."""
+    address = parse_address(text)
+    if isinstance(address, Unix):
+        keys: tuple[str, ...] = ("backlog", "unix_mode", "unix_owner")
+    else:
+        keys = () if isinstance(address, Fd | Systemd) else ("backlog", "defer_accept")
+    return {key: getattr(settings, key) for key in keys}
 
 
 def _open(text: str, settings: AppSettings) -> Listener:

@@ -202,6 +202,10 @@ class Master:
                 app.close_unused()
             raise
         self._warn_of_what_needs_a_new_master(settings)
+        for app in chosen:
+            if keys := app.listeners.unheeded(found[app.name]):
+                text = f"changed, and not taken by sockets that stay open: {', '.join(keys)}; stop and start the app"
+                self._journal.event("log", text, level="warning", app=app.name)
         return {app.name: app.reload(found[app.name]) for app in chosen}
 
     def _read_settings(self) -> Settings:

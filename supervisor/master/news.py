@@ -109,8 +109,12 @@ class News:
     def not_started(self, reason: str) -> None:
         self._tell("log", f"can't be started again: {reason}", level="error")
 
+    def bound(self, opened: list[str]) -> None:
+        if opened:
+            self._tell("log", f"listening on {', '.join(opened)}, too")
+
     def unbound(self, bound: str) -> None:
-        self._tell("log", f"no longer listens on {bound}: the settings do not name it any more")
+        self._tell("log", f"no longer listens on {bound}: the release that serves does not name it")
 
     def state_changed(self, before: AppState, after: AppState) -> None:
         if after == "failed":

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.cli.running import holdfast
-from tests.processes.cluster import Cluster, until
-from tests.processes.releases import NO_BYTECODE, Site, release, web_settings
-from tests.processes.web import ask
+from tests.processes.cluster import Cluster, free_port, until
+from tests.processes.releases import HANGS, NO_BYTECODE, Site, release, web_settings
+from tests.processes.web import ask, dial
 
 LATE = 'import importlib\ndef late():\n    return importlib.import_module("late").TEXT\n'
 TELLS_LATE = f"""{LATE}
@@ -214,3 +214,75 @@ def test_check_imports_with_the_interpreter_of_the_settings(deployment: Deployme
     assert done.returncode == 1
     assert "FAILED: python" in done.stdout
     assert "can't be run: No such file or directory" in done.stdout
+
+
+def settings_warnings(cluster: Cluster) -> list[str]:
+    return [line.split(" log ", 1)[1].strip() for line in cluster.events() if " warning " in line and "changed" in line]
+
+
+def test_new_addresses_are_open_before_the_roll_and_closed_again_when_it_is_rolled_back(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.configured(web_settings()) as cluster:
+        kept, extra, path = cluster.bind, f"127.0.0.1:{free_port()}", tmp_path / "web.sock"
+        site.write("hangs", before=HANGS)
+        text = web_settings(kept, boot_timeout=2.0)
+        site.settings(text.replace(f'"{kept}"', f'"{kept}", "{extra}", "unix:{path}"'))
+        before = cluster.app()["last_roll"]
+        cluster.kill(signal.SIGUSR2)
+        until(
+            "the new addresses open while the release is imported", lambda: is_open(extra) and is_open(f"unix:{path}")
+        )
+        assert cluster.app()["state"] == "rolling"
+        assert f"listening on {extra}, unix:{path}, too" in cluster.log
+        assert cluster.wait_roll(before)["verdict"] == "rolled_back"
+        until("the new addresses closed", lambda: not is_open(extra) and not path.exists())
+        assert cluster.app()["bind"] == [kept]
+        assert ask(kept).status == 200
+        site.write("good")
+        assert cluster.roll()["verdict"] == "committed"
+        assert ask(extra).headers["x-release"] == "good"
+
+
+def is_open(address: str) -> bool:
+    try:
+        dial(address, 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_removed_address_is_served_until_the_roll_is_committed_and_kept_when_it_is_not(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.configured(web_settings()) as cluster:
+        old, new = cluster.bind, f"127.0.0.1:{free_port()}"
+        site.settings(web_settings(new))
+        site.write("broken", before="raise RuntimeError('broken')")
+        assert cluster.roll()["verdict"] == "rolled_back"
+        assert ask(old).headers["x-release"] == "first"
+        assert not is_open(new)
+        site.write("good")
+        assert cluster.roll()["verdict"] == "committed"
+        assert ask(new).headers["x-release"] == "good"
+        until("the old address closed", lambda: not is_open(old))
+
+
+def test_what_a_roll_cannot_bring_in_is_named_in_warnings_and_the_rest_comes(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    path = tmp_path / "web.sock"
+    text = web_settings().replace("]", f', "unix:{path}"]', 2).replace(f'[app.web, "unix:{path}"]', "[app.web]")
+    other = free_port()
+    with site.configured(text) as cluster:
+        text = text.replace("{bind}", cluster.bind)
+        site.settings(text + '\nenv = { COLOUR = "blue" }\nbacklog = 100\nunix_mode = "0600"\n')
+        assert cluster.roll()["verdict"] == "committed"
+        assert about(cluster)["env"]["COLOUR"] == "blue"
+        assert settings_warnings(cluster) == [
+            "changed, and not taken by sockets that stay open: backlog, unix_mode; stop and start the app"
+        ]
+        more = f'\n[app.more]\napp = "app:app"\nbind = ["127.0.0.1:{other}"]\n[supervisor]\npidfile = "pid"\n'
+        site.settings(text + more)
+        assert cluster.roll()["verdict"] == "committed"
+        needed = "changed, and takes effect only when holdfast is started anew: [supervisor] pidfile, [app.more]"
+        assert settings_warnings(cluster)[1:] == [needed]
+        assert not (tmp_path / "pid").exists()
+        assert not is_open(f"127.0.0.1:{other}")
