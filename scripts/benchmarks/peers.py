@@ -64,6 +64,14 @@ def _holdfast(environment: Environment, launch: Launch) -> list[str]:
     return [*command, "--control", str(launch.home / "control")]
 
 
+def _holdfast_logging(form: str) -> Command:
+    def command(environment: Environment, launch: Launch) -> list[str]:
+        options = ["--access-log", str(launch.home / "access"), "--access-log-format", form]
+        return [*_holdfast(environment, launch), *options]
+
+    return command
+
+
 def _gunicorn(environment: Environment, launch: Launch, *options: str) -> list[str]:
     command = [str(environment.bin / "gunicorn"), launch.app, "--bind", launch.address, "--log-level", "warning"]
     return [*command, "--workers", str(launch.workers), *options]
@@ -92,6 +100,21 @@ def _uvicorn(environment: Environment, launch: Launch, *options: str) -> list[st
     command = [str(environment.bin / "uvicorn"), launch.app, "--port", str(launch.port), "--log-level", "warning"]
     command += ["--no-access-log", "--loop", "uvloop", "--http", "httptools"]
     return [*command, "--workers", str(launch.workers), *options]
+
+
+def _uvicorn_logging(environment: Environment, launch: Launch) -> list[str]:
+    command = _uvicorn(environment, launch, "--log-level", "info")
+    command.remove("--no-access-log")
+    return command
+
+
+def _granian_logging(environment: Environment, launch: Launch) -> list[str]:
+    command = _granian_asgi(environment, launch)
+    return ["--access-log" if word == "--no-access-log" else "info" if word == "warning" else word for word in command]
+
+
+def _gunicorn_logging(environment: Environment, launch: Launch) -> list[str]:
+    return [*_gunicorn_asgi(environment, launch), "--access-logfile", str(launch.home / "access")]
 
 
 def _uvicorn_websockets(environment: Environment, launch: Launch) -> list[str]:
@@ -166,11 +189,17 @@ UVICORN_SANSIO = Peer("uvicorn websockets-sansio", _uvicorn_sansio, _UVICORN, "u
 GRANIAN_ASGI = Peer("granian", _granian_asgi, _GRANIAN, "granian")
 GRANIAN_WEBSOCKET = Peer("granian", _granian_websocket, _GRANIAN, "granian")
 GRANIAN_WSGI = Peer("granian wsgi", _granian_wsgi, _GRANIAN, "granian")
+HOLDFAST_COMBINED = Peer("holdfast, combined log", _holdfast_logging("combined"), HOLDFAST.alternatives, "holdfast")
+HOLDFAST_JSON = Peer("holdfast, json log", _holdfast_logging("json"), HOLDFAST.alternatives, "holdfast")
+GUNICORN_LOGGING = Peer("gunicorn asgi, log", _gunicorn_logging, _GUNICORN, "gunicorn")
+UVICORN_LOGGING = Peer("uvicorn, log", _uvicorn_logging, UVICORN.alternatives, "uvicorn")
+GRANIAN_LOGGING = Peer("granian, log", _granian_logging, _GRANIAN, "granian")
 HYPERCORN = Peer("hypercorn", _hypercorn, (("hypercorn", "uvloop"),), "hypercorn")
 NGINX = Peer("nginx", _nginx, reference=True)
 GO = Peer("go net/http", _go, reference=True)
 
 ASGI = (HOLDFAST, GUNICORN_ASGI, UVICORN, GRANIAN_ASGI, HYPERCORN)
+LOGGING = (HOLDFAST_COMBINED, HOLDFAST_JSON, HOLDFAST, GUNICORN_LOGGING, UVICORN_LOGGING, GRANIAN_LOGGING)
 WEBSOCKET = (HOLDFAST, UVICORN_WEBSOCKETS, UVICORN_SANSIO, GRANIAN_WEBSOCKET)
 WSGI = (HOLDFAST, GUNICORN_SYNC, GUNICORN_GTHREAD, GRANIAN_WSGI)
 MEMORY = (HOLDFAST, GUNICORN_ASGI, GUNICORN_PRELOAD, UVICORN, GRANIAN_ASGI, HYPERCORN)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from benchmarks.apps.plain_asgi import PIECE, RECORD
-from benchmarks.peers import ASGI, FIXED, WEBSOCKET, WSGI, Peer
+from benchmarks.peers import ASGI, FIXED, LOGGING, WEBSOCKET, WSGI, Peer
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("asgi-plaintext", "ASGI, 13 bytes", (*ASGI, *FIXED)),
+    Scenario("asgi-log", "ASGI, 13 bytes, and a line of access log", LOGGING),
     Scenario("asgi-json", "ASGI, 1 KB of JSON", ASGI, path="/json", expected=json.dumps(RECORD).encode()),
     Scenario("asgi-10k", "ASGI, 10 KB", ASGI, path="/10k", expected=PIECE * 10),
     Scenario(
