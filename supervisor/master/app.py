@@ -32,7 +32,7 @@ from supervisor.master.rollout import Rollout
 from supervisor.master.vitals import Sampler
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
-from supervisor.messages.wire import FromWorker, Imported, Probed, Ready, Recovered, Saturated
+from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
@@ -262,6 +262,8 @@ class App:
             self.news.saturated(worker, message.why)
         elif isinstance(message, Recovered):
             self.news.recovered(worker, message.seconds)
+        elif isinstance(message, Erred):
+            self.rollout.trial.look()
         elif isinstance(message, Probed):
             self.rollout.trial.probed(worker, message.status)
 

@@ -4,13 +4,16 @@ Invariants:
 - The queue is open from the app's making to its end, whoever dies: what was put in stays until somebody takes it.
 - Nobody is asked to give while there is nobody to take.
 - Nothing passes through the master: it only tells workers of each other.
+- While a worker is on trial it takes first: it is lent its part of the connections, and the others are not to take
+  them back at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from supervisor.fleet.heirs import shares
+from supervisor.fleet.heirs import NOTHING, shares
 from supervisor.fleet.records import Fleet
 from supervisor.kernel.board import Cell
 from supervisor.kernel.channel import Channel
@@ -24,6 +27,7 @@ class Relay:
         self._give, self._take = Channel.pair()
         self._toward: int | None = None  # the generation that has replaced somebody last
         self._told: dict[int, int] = {}  # shares, by worker
+        self._trial: tuple[int, int] | None = None  # the worker on trial, and its share
 
     @property
     def giving_end(self) -> int:
@@ -38,12 +42,35 @@ class Relay:
         slot = fleet.slots.get(leaver.slot)
         if slot is not None and slot.holder is not None and slot.is_ready:
             self._toward = slot.holder.generation
-        self._tell(shares(fleet, self._toward, _connections(workers)), workers)
+        self._tell(self._wanted(fleet, workers), workers)
         return bool(self._told)
+
+    def lend(self, canary: Worker, part: float, workers: Mapping[int, Worker]) -> None:
+        """Have the worker on trial get its part, in (0, 1), of the connections that the others have."""
+        lenders = [each for each in workers.values() if each.is_admitted and not each.is_leaving and each is not canary]
+        counts = {each: each.row[Cell.CONNECTIONS] for each in lenders}
+        left = int(part * sum(counts.values()))
+        self._trial = canary.number, canary.row[Cell.CONNECTIONS] + left
+        self._tell(dict.fromkeys(self._told, NOTHING) | dict([self._trial]), workers)
+        for lender in sorted(lenders, key=counts.__getitem__, reverse=True):
+            count = min(left, math.ceil(part * counts[lender]))
+            if count:
+                lender.lend(count, self.giving_end)
+                left -= count
+
+    def end_trial(self, fleet: Fleet, workers: Mapping[int, Worker]) -> None:
+        """Nobody lends any more; who takes is as without a trial."""
+        if self._trial is None:
+            return
+        self._trial = None
+        for worker in workers.values():
+            if worker.is_admitted and not worker.is_leaving:
+                worker.lend(0, self.giving_end)
+        self._tell(self._wanted(fleet, workers), workers)
 
     def settle(self, fleet: Fleet, workers: Mapping[int, Worker]) -> None:
         """Tell those who are ready now, or ready no more; the shares of the others stay as they are."""
-        wanted = shares(fleet, self._toward, _connections(workers))
+        wanted = self._wanted(fleet, workers)
         if wanted.keys() != self._told.keys():
             self._tell(wanted, workers)
 
@@ -51,6 +78,12 @@ class Relay:
         """The app is no more."""
         self._give.close()
         self._take.close()
+
+    def _wanted(self, fleet: Fleet, workers: Mapping[int, Worker]) -> dict[int, int]:
+        wanted = shares(fleet, self._toward, _connections(workers))
+        if self._trial is None or self._trial[0] not in workers:
+            return wanted
+        return dict.fromkeys(wanted, NOTHING) | dict([self._trial])
 
     def _tell(self, wanted: dict[int, int], workers: Mapping[int, Worker]) -> None:
         told, self._told = self._told, wanted

@@ -20,12 +20,13 @@ from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.accounts import Accounts
 from supervisor.master.engine import Engine
 from supervisor.master.news import News
+from supervisor.master.relay import Relay
 from supervisor.master.worker import Worker
 from supervisor.reload import records as rolls
 from supervisor.watch.canary import HEAD_START, Look, Pulse, allowance, verdict
 from supervisor.watch.evidence import Answers
 
-LOOK_EVERY = 0.05  # seconds
+LOOK_EVERY = 0.05  # seconds; each of a canary's first errors is looked at at once
 PROBE_TIMEOUT = 5.0  # seconds for a worker that has baked to say that it is ready
 
 
@@ -36,6 +37,7 @@ class TrialOwner(Protocol):
     accounts: Accounts
     engine: Engine
     news: News
+    relay: Relay
 
 
 class Trial:
@@ -66,6 +68,8 @@ class Trial:
         self._bake, self._base, self._settings = bake, base, settings
         self._share = settings.canary_share or 1 / (1 + max(1, len(self._ready(base))))
         self._ends = self._reactor.now() + bake.seconds
+        if (canary := self._canary()) is not None and bake.seconds:
+            self._owner.relay.lend(canary, self._share, self._owner.workers)
         self._look_and_wait()
 
     def end(self) -> None:
@@ -154,6 +158,7 @@ class Trial:
         return worker.generation == self._bake.generation and worker.slot == self._bake.slot and not worker.is_leaving
 
     def _pass(self) -> None:
+        self._owner.relay.end_trial(self._owner.engine.fleet, self._owner.workers)
         self._owner.engine.post(rolls.Baked(self._bake.generation, self._bake.slot))
 
     def _fail(self, worker: Worker | None, reason: str) -> None:
@@ -170,3 +175,4 @@ class Trial:
             if timer is not None:
                 timer.cancel()
         self._timer = self._probe_timer = self._ends = None
+        self._owner.relay.end_trial(self._owner.engine.fleet, self._owner.workers)

@@ -31,6 +31,7 @@ from supervisor.messages.wire import (
     Faltered,
     FromWorker,
     Inherit,
+    Lend,
     Probe,
     ReopenLogs,
     ToWorker,
@@ -152,6 +153,10 @@ class Worker:
     def inherit(self, share: int | None) -> None:
         """Have it take over connections of others, at once until it has `share` of them, or (None) none."""
         self._send(Inherit(share))
+
+    def lend(self, connections: int, outlet: int) -> None:
+        """Have it give so many of its connections away by `outlet`, the hand-over queue's giving end; 0: no more."""
+        self._send(Lend(connections), [outlet] if connections else [])
 
     def allow(self, connections: int | None) -> None:
         """Hold it to so many connections in all, or (None) to none but its own limits."""

@@ -96,6 +96,10 @@ class Probed(msgspec.Struct, frozen=True, tag=True):
     status: int | None
 
 
+class Erred(msgspec.Struct, frozen=True, tag=True):
+    """Worker on trial to master: it has just answered with an error; worth a look at the board."""
+
+
 class Saturated(msgspec.Struct, frozen=True, tag=True):
     """Worker to master: it has stopped taking connections, and why."""
 
@@ -138,8 +142,17 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     sweep: bool = False
 
 
+class Lend(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: give so many of your connections to another worker, each once it is between requests.
+
+    Descriptor: the giving end of the app's hand-over queue. None with 0, which ends the giving.
+    """
+
+    connections: int
+
+
 class HandOver(msgspec.Struct, frozen=True, tag=True):
-    """A leaving worker to any other, by the app's queue: a connection between requests. Descriptor: its socket.
+    """A worker to any other, by the app's queue: a connection between requests. Descriptor: its socket.
 
     Scheme, client and server are those of the connection itself, as its worker or a PROXY header has found them, and
     not what a proxy said of its last request. `until` is when it will have been idle for too long, on CLOCK_MONOTONIC,
@@ -169,8 +182,8 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Inherit | Drain | Allow | Probe | ReopenLogs
-FromWorker = Ready | Waiting | Probed | BootFailed | Faltered | Saturated | Recovered
+ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | ReopenLogs
+FromWorker = Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)

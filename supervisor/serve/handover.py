@@ -32,7 +32,7 @@ _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}  # the l
 
 class Giver:
     """Gives to `queue`. `on_given` is told of each connection that is gone, `on_taken` when nothing is left to wait
-    for; `tick` is the service's clock, by which connections expire."""
+    for; `tick` is the service's clock, by which connections expire. `most` is how many it gives at most."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class Giver:
         tick: Callable[[], int],
         on_given: Callable[[Connection], None],
         on_taken: Callable[[], None],
+        most: int | None = None,
     ) -> None:
         self._loop = loop
         self._queue = queue
         self._tick = tick
         self._on_given = on_given
         self._on_taken = on_taken
+        self._left = most
         self._waiting: deque[Connection] = deque()
         self._timer: asyncio.Handle | None = None
         self.is_open = True  # False for good once nobody can be given anything any more
@@ -110,6 +112,10 @@ class Giver:
             self.close()
             return True
         connection.part()
+        if self._left is not None:
+            self._left -= 1
+            if not self._left:
+                self.close()
         self._on_given(connection)
         return True
 

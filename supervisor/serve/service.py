@@ -170,8 +170,7 @@ class Service:
         """Close what is still open, tell the app, stop the threads."""
         self._farewell.stop()
         self._close_gate()
-        if self._giver is not None:
-            self._giver.close()
+        self._stop_giving()
         for connection in tuple(self._connections):
             connection.transport.abort()
         self.bridge.close()
@@ -223,6 +222,7 @@ class Service:
         after `linger` seconds, or, with None, at their own deadline. WebSockets are closed with 1012, spread over that
         time or over half the drain timeout. `on_empty` is called when no connection and no app code is left, and all
         that was given was taken."""
+        self.lend(None, 0)
         self.draining = True
         self.bridge.draining.set()
         if outlet is not None:
@@ -235,24 +235,39 @@ class Service:
 
     def give(self, outlet: Channel) -> None:
         """Give the connections that can move to other workers, by `outlet`, in this drain."""
+        self._stop_giving()
+        self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty))
+
+    def lend(self, outlet: Channel | None, count: int) -> None:
+        """Stay, but give `count` of the connections that can move to other workers, by `outlet`. None: no more."""
+        self._stop_giving()
+        self.dismisses_idle = False
+        if outlet is not None:
+            self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, lambda: None, count))
+
+    def _begin_giving(self, giver: Giver) -> None:
+        self._giver = giver
+        giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
+        self.dismisses_idle = True
+
+    def _stop_giving(self) -> None:
         if self._giver is not None:
             self._giver.close()
-        self._giver = Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty)
-        self._giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
-        self.dismisses_idle = True
+
+    def watch_errors(self, on_error: Callable[[], None] | None) -> None:
+        """Have each error among the answers told, or (None) no more."""
+        self._tally.on_error = on_error
 
     def keep(self, linger: float | None) -> None:
         """Give nothing to other workers any more: what is still here is drained as without them."""
-        if self._giver is not None:
-            self._giver.close()
+        self._stop_giving()
         if linger is not None:
             self.loop.call_later(linger, self._close_idle)
         self.check_empty()
 
     def cut(self) -> int:
         """End everything at once, and name it; returns how many requests that has cost."""
-        if self._giver is not None:
-            self._giver.close()
+        self._stop_giving()
         requests = [exchange for each in self._connections if (exchange := each.exchange) is not None]
         name_cuts(requests, [each for each in self.bridge.live if each not in requests])
         self._is_cut = True
@@ -318,6 +333,7 @@ class Service:
     def _given(self, connection: Connection) -> None:
         self._connections.discard(connection)
         connection.tally.handed_over()
+        self.dismisses_idle = self.draining or self.hands_over
 
     def _attach(self, sock: socket.socket, tally: Tally, handed: HandOver | None = None) -> Connection | None:
         tls = self.tls if sock.family != socket.AF_UNIX and handed is None else None

@@ -36,6 +36,7 @@ class Tally:
         "connections",
         "finished",
         "inflight",
+        "on_error",
         "places",
         "row",
         "started",
@@ -51,6 +52,7 @@ class Tally:
         self.started = row[STARTED]  # kept here too: reading a cell back costs as much as writing it
         self.finished = row[FINISHED]
         self._on_room = on_room
+        self.on_error: Callable[[], None] | None = None  # called for each 5xx, and each answer that broke off
 
     def opened(self, *, accepted: bool = True) -> None:
         """A connection was taken, from a listening socket or, not `accepted`, from another worker."""
@@ -109,6 +111,8 @@ class Tally:
         """The rest of `answered`, which few answers need."""
         if status >= 400:
             self.row[_ANSWERS_5XX if status >= 500 else _ANSWERS_4XX] += 1
+            if status >= 500 and self.on_error is not None:
+                self.on_error()
         if self.inflight == self.capacity - 1:
             self._on_room()
 
@@ -119,6 +123,8 @@ class Tally:
     def cut(self) -> None:
         """A request was given up on with its client still there."""
         self.row[_CUT] += 1
+        if self.on_error is not None:
+            self.on_error()
 
     def leave(self) -> None:
         """A started request, finished or cut before, occupies the worker no more."""

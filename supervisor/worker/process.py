@@ -32,9 +32,11 @@ from supervisor.messages.wire import (
     Allow,
     BootFailed,
     Drain,
+    Erred,
     Faltered,
     FromWorker,
     Inherit,
+    Lend,
     Probe,
     Probed,
     Ready,
@@ -54,6 +56,7 @@ from supervisor.worker.inheritor import Inheritor
 from supervisor.worker.output import guard_standard_streams
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
+ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
 PROBES = 3  # times that a worker which serves is asked whether it is still ready, before it counts as not
 SATURATED_AFTER = 1.0  # seconds without room before it is worth telling
 
@@ -124,6 +127,7 @@ class Worker:
         self._access: AccessLog | None = None
         self._shortages = 0
         self._allowed: int | None = None  # connections in all
+        self._errors_told = 0
         self._probing: asyncio.Task[None] | None = None
         self._full_since: float | None = None
         self._full_told: asyncio.TimerHandle | None = None
@@ -253,9 +257,9 @@ class Worker:
                 if self._inheritor is not None and not self.is_leaving:
                     self._inheritor.inherit(message.share)
             elif isinstance(message, Allow):
-                self._allowed = message.connections
-                if self._acceptor is not None:
-                    self._acceptor.allow(self._allowed)
+                self._allow(message.connections)
+            elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:
+                self._service.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
             elif isinstance(message, Probe) and self._service is not None:
                 self._probing = self._loop.create_task(self._probe(self._service))
             elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
@@ -263,6 +267,19 @@ class Worker:
                 self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
             for fd in fds:
                 os.close(fd)
+
+    def _allow(self, connections: int | None) -> None:
+        """Held to a number of connections, it is on trial: then the master is to hear of errors at once."""
+        self._allowed = connections
+        if self._acceptor is not None:
+            self._acceptor.allow(connections)
+        if self._service is not None:
+            self._service.watch_errors(None if connections is None else self._on_error)
+
+    def _on_error(self) -> None:
+        if self._errors_told < ERRORS_TOLD:
+            self._errors_told += 1
+            self.tell(Erred())
 
     def _leave(self, drain: Drain, outlet: Channel | None = None) -> None:
         """Take no more, give away what can go by `outlet`, finish the rest, then end. What is left after the timeout is

@@ -20,9 +20,15 @@ class Told:
         self.row = private_row()
         self.row[Cell.CONNECTIONS] = connections
         self.shares: list[int | None] = []
+        self.lent: list[int] = []
+        self.is_admitted = True
+        self.number = 0
 
     def inherit(self, share: int | None) -> None:
         self.shares.append(share)
+
+    def lend(self, connections: int, outlet: int) -> None:
+        self.lent.append(connections)
 
 
 def fleet(holders: dict[int, tuple[int, int]], leaving: tuple[int, ...] = ()) -> Fleet:
@@ -77,4 +83,60 @@ def test_both_ends_close_on_exec() -> None:
     relay = Relay()
     assert not os.get_inheritable(relay.giving_end)
     assert not os.get_inheritable(relay.taking_end)
+    relay.close()
+
+
+def on_trial(*connections: int) -> tuple[Relay, dict[int, Any]]:
+    """Workers with so many connections each, and worker 9 on trial in the first one's slot."""
+    workers: dict[int, Any] = {number: Told(number, count) for number, count in enumerate(connections, 1)}
+    workers[9] = Told(1, 0)
+    workers[9].number = 9
+    relay = Relay()
+    relay.settle(fleet({number: (number, 1) for number in range(1, len(connections) + 1)}), workers)
+    return relay, workers
+
+
+def test_a_worker_on_trial_is_lent_its_part_of_the_connections_by_each_of_the_others() -> None:
+    relay, workers = on_trial(30, 60, 0)
+    relay.lend(workers[9], 0.25, workers)
+    assert workers[9].shares == [22]
+    assert [workers[number].lent for number in (2, 1, 3)] == [[15], [7], []]
+    assert {workers[number].shares[-1] for number in (1, 2, 3)} == {NOTHING}, "nobody is to take them back"
+    relay.close()
+
+
+def test_of_few_connections_no_more_than_its_part_is_lent() -> None:
+    relay, workers = on_trial(1, 1, 1)
+    relay.lend(workers[9], 0.25, workers)
+    assert all(worker.lent == [] for worker in workers.values())
+    relay.close()
+
+
+def test_while_somebody_is_on_trial_the_shares_stay_as_they_are_whoever_comes_to_rest() -> None:
+    relay, workers = on_trial(8, 8)
+    relay.lend(workers[9], 0.5, workers)
+    told = {number: list(worker.shares) for number, worker in workers.items()}
+    relay.settle(fleet({1: (1, 1), 2: (2, 1)}), workers)
+    assert {number: worker.shares for number, worker in workers.items()} == told
+    relay.close()
+
+
+def test_after_the_trial_nobody_lends_and_everybody_takes_again() -> None:
+    relay, workers = on_trial(8, 8)
+    relay.lend(workers[9], 0.5, workers)
+    relay.end_trial(fleet({1: (1, 1), 2: (2, 1)}), workers)
+    assert [worker.lent[-1] for worker in workers.values()] == [0, 0, 0]
+    assert workers[9].shares[-1] is None
+    assert workers[1].shares[-1] == workers[2].shares[-1] == 8
+    relay.end_trial(fleet({1: (1, 1)}), workers)
+    assert len(workers[1].lent) == 2, "once is enough"
+    relay.close()
+
+
+def test_a_worker_on_trial_that_dies_leaves_the_others_to_take_what_was_lent() -> None:
+    relay, workers = on_trial(8, 8)
+    relay.lend(workers[9], 0.5, workers)
+    del workers[9]
+    relay.settle(fleet({1: (1, 1), 2: (2, 1)}), workers)
+    assert workers[1].shares[-1] == workers[2].shares[-1] == 8
     relay.close()

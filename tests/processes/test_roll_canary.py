@@ -103,6 +103,38 @@ def test_a_canary_takes_no_more_than_its_share_however_fast_it_answers(tmp_path:
         assert 0.05 < share < 0.12, baked
 
 
+def test_of_connections_that_are_all_kept_alive_a_canary_gets_its_share_too_and_none_is_closed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.cluster("-w", "3", bake=2.0) as cluster, Load(cluster.bind, connections=24, fresh=0.0) as load:
+        until("all clients at work", lambda: load.snapshot().requests > 1000)
+        site.write("second")
+        assert cluster.ctl("reload", "--no-wait").returncode == 0
+        until("the canary has answered", lambda: load.window().releases.get("second"))
+        load.window()
+        ends = time.monotonic() + 1.0
+        until("a second of the bake", lambda: time.monotonic() > ends)
+        baked = load.window()
+        assert told(cluster, "roll.step") == []
+        assert cluster.wait_roll(None)["verdict"] == "committed"
+        report = load.stop()
+    assert 0.15 < baked.releases["second"] / baked.ok < 0.3, baked
+    assert report.lost == 0, report
+    assert report.connects == 24, "no connection was closed"
+
+
+def test_a_release_that_only_fails_is_found_out_on_connections_that_are_kept_alive(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.cluster("-w", "3", bake=BAKE) as cluster, Load(cluster.bind, connections=24, fresh=0.0) as load:
+        until("all clients at work", lambda: load.snapshot().requests > 1000)
+        site.write("bad", after=ALWAYS_500)
+        roll = cluster.roll()
+        until("the canary gone", lambda: len(cluster.app()["workers"]) == 3)
+        report = load.stop()
+    assert (roll["verdict"], "of its answers were errors" in roll["reason"]) == ("rolled_back", True)
+    assert report.lost == report.lost_by["5xx"] <= 30, report
+    assert report.connects == 24 + report.lost, "they went back as they were; the client drops one on which it failed"
+
+
 def test_the_steps_of_a_watched_roll_are_told_in_order(tmp_path: Path) -> None:
     site = Site(tmp_path)
     with site.cluster("-w", "2", bake=0.3) as cluster:
