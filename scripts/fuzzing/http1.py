@@ -62,6 +62,7 @@ _PLANS = (
     written(STEPPED, ENDS, cuts=b"\xff"),
     written(STEPPED, WSGI, cuts=b"\xff"),
     written(PLANNED, STEPPED, TIGHTLY, WAITS, cuts=b"\x4c", acts=bytes((8, 2, 130, 3))),
+    written(PLANNED, STEPPED, SLOW, setting=1, cuts=b"\xc0", acts=b"\x02", room=3),
     written(PLANNED, SLOW, ENDS, setting=1, cuts=b"\x4c", acts=bytes((9, 1, 2, 3, 4, 5)), room=9, pace=9),
 )
 

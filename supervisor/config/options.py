@@ -8,6 +8,7 @@ from __future__ import annotations
 from supervisor.config import values
 from supervisor.config.bounds import BOUNDS
 from supervisor.config.edge import EDGE
+from supervisor.config.hooks import HOOKS
 from supervisor.config.option import Option, Section
 
 _LISTENING = "Listening and importing"
@@ -263,6 +264,7 @@ OPTIONS: tuple[Option, ...] = (
         help="requests at once in a worker; above it the worker stops accepting",
     ),
     *BOUNDS,
+    *HOOKS,
     Option(
         key="ws_max_size",
         flags=("--ws-max-size",),

@@ -13,6 +13,8 @@ Interface = Literal["asgi", "wsgi"]
 Preload = Literal["auto", "on", "off"]
 CertReqs = Literal["none", "optional", "required"]
 LogFormat = Literal["text", "json"]
+Hook = str | tuple[str, ...]
+"""`module:function`, or a command."""
 
 # What zttp 0.0.35 parses at most; it has no settings for them.
 MAX_REQUEST_LINE = 16 * 1024 - 1
@@ -72,6 +74,14 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     bake: float = 2.0
     canary_share: float | None = None  # of all requests; None: an even one
     keep_previous: bool = True
+    before_roll: Hook | None = None
+    after_commit: Hook | None = None
+    after_rollback: Hook | None = None
+    hook_timeout: float = 300.0
+    before_fork: str | None = None
+    after_fork: str | None = None
+    on_worker_start: str | None = None
+    on_worker_exit: str | None = None
     access_log: str | None = None
     access_log_format: str = "auto"  # combined or json, as log_format says; or one of these; or a format with atoms
 

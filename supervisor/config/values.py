@@ -28,6 +28,8 @@ MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
 MAX_BINDS = 64
 MAX_PEERS = 1024
+MAX_WORDS = 256
+MAX_COMMAND = 64 * 1024  # bytes
 MAX_FORMAT = 4096
 MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
 MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
@@ -195,6 +197,25 @@ def parse_target(value: object) -> str:
         expected = "module:attribute or module:factory(), such as myproject.asgi:app"
         raise ValueError(f"{expected}, not {shown(value)}{_target_hint(value)}")
     return value
+
+
+def parse_function(value: object) -> str:
+    """`module:function`, which is called when the time comes."""
+    if not isinstance(value, str) or not _TARGET.fullmatch(value) or value.endswith("()"):
+        raise ValueError(f"module:function, such as myproject.hooks:warm_up, not {shown(value)}")
+    return value
+
+
+def parse_hook(value: object) -> str | tuple[str, ...]:
+    """`module:function`, or a command as a list of strings, which no shell looks at."""
+    if isinstance(value, str):
+        return parse_function(value)
+    words = value if isinstance(value, Sequence) else ()
+    if not 0 < len(words) <= MAX_WORDS or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise ValueError(f'module:function or a command such as ["./manage.py", "migrate"], not {shown(value)}')
+    if not words[0] or sum(map(_bytes, words)) > MAX_COMMAND:
+        raise ValueError(f'module:function or a command such as ["./manage.py", "migrate"], not {shown(value)}')
+    return tuple(words)
 
 
 def parse_binds(value: object) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), prctl(2) (PR_SET_CHILD_
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import select
 import signal
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -42,6 +43,24 @@ class Ended(msgspec.Struct, frozen=True):
         if self.code is not None:
             return f"exit code {self.code}"
         return "ended, with its exit status taken by another process"
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int]) -> int:
+    """Start a process in a session of its own; returns its pid. Raises `OSError`.
+
+    `fds` become its 1, 2, 3 and so on, its 0 is /dev/null, and nothing else crosses.
+    """
+    # posix_spawn's dup2 clears close-on-exec only if the numbers differ: keep the sources out of the way.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in fds]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(high, 1)),
+    ]
+    try:
+        return os.posix_spawn(command[0], list(command), environment, file_actions=actions, setsid=True)
+    finally:
+        for fd in high:
+            os.close(fd)
 
 
 def signal_name(number: int) -> str:

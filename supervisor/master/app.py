@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 from typing import Protocol
 
 from supervisor.config.settings import AppSettings
@@ -24,6 +25,7 @@ from supervisor.master.accounts import Accounts
 from supervisor.master.children import Children
 from supervisor.master.engine import Command, Engine
 from supervisor.master.generations import Releases
+from supervisor.master.hooks import Hooks
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import News
 from supervisor.master.relay import Relay
@@ -69,6 +71,7 @@ class App:
         self.listeners = Listeners()
         self.relay = Relay()
         self.access = AccessFiles()
+        self.hooks = Hooks(reactor, children, journal, settings.name)
         self.accounts = Accounts()
         self.sampler = Sampler()
         self.news = News(journal, settings.name)
@@ -132,6 +135,7 @@ class App:
     def stop(self, *, and_start: bool = False) -> None:
         """Drain all workers and close the listening sockets; `and_start`: keep them, and begin anew once all left."""
         self.is_stopping, self._starts_again = True, and_start
+        self.hooks.stop()
         if not and_start:
             self.listeners.close()
         for number in self.engine.fleet.leaving.keys() & self.workers.keys():
@@ -150,6 +154,7 @@ class App:
         self.is_stopping = True
         self.engine.post(seats.Want(dict.fromkeys(self.engine.fleet.slots, None)))
         self.releases.kill("stopped at once")
+        self.hooks.stop(signal.SIGKILL)
         for worker in list(self.workers.values()):
             worker.kill("stopped at once")
 

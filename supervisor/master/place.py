@@ -17,6 +17,7 @@ from supervisor.config.settings import AppSettings
 
 SPAWNER = "supervisor.spawner.__main__"
 CHECK = "supervisor.spawner.check"
+HOOK = "supervisor.spawner.hook"
 
 _BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(supervisor.__file__)), "spawner", "bootstrap.py")
 

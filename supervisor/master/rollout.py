@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from supervisor.config.settings import AppSettings
 from supervisor.fleet import records as seats
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.book import Book
 from supervisor.master.generations import Releases
+from supervisor.master.hooks import HookName, Hooks, Job, Then, facts
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.trial import Trial, TrialOwner
 from supervisor.messages.status import Begun
@@ -29,6 +32,8 @@ class RolloutOwner(TrialOwner, Protocol):
     settings: AppSettings
     count: int
     held: set[int]
+    is_stopping: bool
+    hooks: Hooks
     releases: Releases
 
     def open(self, settings: AppSettings) -> None: ...
@@ -79,8 +84,7 @@ class Rollout:
         """Carry out one command, or tell it."""
         engine, workers = self._owner.engine, list(self._owner.workers.values())
         if isinstance(command, rolls.Preload):
-            if self._owner.releases[command.generation].start():
-                engine.post(rolls.Preloaded(command.generation))
+            self._prepare(self._owner.releases[command.generation])
         elif isinstance(command, rolls.Try):
             engine.post(seats.Try(command.slot, command.generation))
         elif isinstance(command, rolls.Move):
@@ -94,6 +98,37 @@ class Rollout:
             self.book.end(command, workers)
             self._end(command)
         self._owner.news.rolled(command, self.book.last(workers))
+        if isinstance(command, rolls.Committed):
+            self._run("after_commit", command.target, command.target)
+        elif isinstance(command, rolls.RolledBack | rolls.Superseded) and not self._owner.is_stopping:
+            self._run("after_rollback", command.base, command.target)
+
+    def _prepare(self, release: Release) -> None:
+        """Have it imported; one that never was has its `before_roll` first."""
+        if release.spawner is None and not release.is_retired:
+            self._run("before_roll", release.generation, release.generation, lambda *end: self._prepared(release, *end))
+        else:
+            self._prepared(release, "", [])
+
+    def _prepared(self, release: Release, failure: str, lines: list[str]) -> None:
+        if failure:
+            self._owner.news.failure_output = lines
+            self._owner.engine.post(rolls.PreloadFailed(release.generation, f"before_roll failed: {failure}"))
+        elif release.start():
+            self._owner.engine.post(rolls.Preloaded(release.generation))
+
+    def _run(self, name: HookName, generation: int, target: int, then: Then = lambda *_: None) -> None:
+        """Run this generation's hook, if it has one, about the roll to `target`; `then` hears of its end."""
+        owner, roll = self._owner, self.book.last(list(self._owner.workers.values()))
+        release = owner.releases[generation]
+        if getattr(release.settings, name) is None or roll is None:
+            then("", [])
+            return
+        told = facts(name, owner.name, roll, owner.releases[target].place.home)
+        job = Job(name, release.settings, release.place, generation, told, then)
+        if name == "before_roll":
+            job = replace(job, is_wanted=lambda: not release.is_retired)
+        owner.hooks.run(job)
 
     def spawner_lost(self, generation: int, reason: str) -> None:
         """A spawner has died; the kept release is nothing without its own."""

@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Protocol
 from supervisor.config.settings import AppSettings
 from supervisor.errors import ProtocolError
 from supervisor.kernel.channel import Channel
-from supervisor.kernel.process import Ended
+from supervisor.kernel.process import Ended, spawn
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.kernel.sockets import Listener
 from supervisor.master.children import Children
@@ -27,7 +26,6 @@ from supervisor.master.place import SPAWNER, Place
 from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, from_spawner
 from supervisor.observe.journal import Journal
 
-CHANNEL_FD = 3  # where the spawner finds its channel; 0, 1 and 2 are the only others that cross the exec
 FORK_TIMEOUT = 10.0  # seconds after which a spawner that does not answer is taken to hang
 RETIRE_TIMEOUT = 5.0  # seconds a retired spawner gets to leave by itself
 
@@ -111,24 +109,15 @@ class Spawner:
         self._child.kill()
 
     def _exec(self, theirs: Channel) -> int:
-        """Start a fresh interpreter in a session of its own: a terminal's Ctrl-C is for the master alone."""
-        # posix_spawn's dup2 clears close-on-exec only if the numbers differ: keep the sources out of the way.
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*self.pipes.write_ends, theirs.fileno())]
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(high, (1, 2, CHANNEL_FD), strict=True)),
-        ]
+        """Start a fresh interpreter, with its channel at 3, in a session of its own: Ctrl-C is for the master alone."""
         command = self.place.command(SPAWNER)
         environment = {**os.environ, **self.settings.env}
         try:
-            return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+            return spawn(command, environment, [*self.pipes.write_ends, theirs.fileno()])
         except OSError as error:
             self.import_failed, self._failure = True, f"python {command[0]} can't be run: {error.strerror}"
             # What ends at once stands in for it, so that this end is told like any other.
-            return os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", ""], environment)
-        finally:
-            for fd in high:
-                os.close(fd)
+            return spawn([sys.executable, "-I", "-S", "-c", ""], environment, ())
 
     def _on_message(self) -> None:
         try:

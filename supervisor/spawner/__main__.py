@@ -35,7 +35,8 @@ from supervisor.messages.wire import (
     to_spawner,
 )
 from supervisor.serve.tls import Tls, load_tls
-from supervisor.spawner.importing import LoadedApp, load_app, prepare
+from supervisor.spawner.importing import LoadedApp, load_app, load_hooks, prepare
+from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.output import guard_standard_streams
 from supervisor.worker.process import Seat, run
 
@@ -50,6 +51,7 @@ class Release:
     board: int
     listeners: tuple[int, ...]
     loaded: LoadedApp | None
+    hooks: WorkerHooks | None  # None: the workers import them, as they do the app
     tls: Tls | None
 
 
@@ -94,9 +96,10 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
     start = os.getcwd()
     tls = load_tls(settings)
     prepare(settings, launch.home)
-    loaded = None
+    loaded = hooks = None
     if settings.preload != "off" and not threads:
         gc.disable()  # a collection between here and the freeze would leave holes for the workers to fill and unshare
+        hooks = load_hooks(settings)
         loaded = load_app(settings)
         if loaded.threads and settings.preload == "auto":
             os.chdir(start)  # what is relative in the settings is so to where holdfast was started
@@ -113,7 +116,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
         seconds=loaded.seconds if loaded else 0.0,
     )
     _tell(channel, answer)
-    return Release(launch, fds[0], tuple(fds[1:]), loaded, tls)
+    return Release(launch, fds[0], tuple(fds[1:]), loaded, hooks, tls)
 
 
 def _start_over(launch: Launch, fds: list[int], threads: tuple[str, ...]) -> NoReturn:
@@ -146,7 +149,12 @@ def _attend(channel: Channel, release: Release) -> Seat | None:
         request = to_spawner(data)
         assert isinstance(request, Fork)
         try:
+            if release.hooks is not None:
+                release.hooks.call("before_fork", _info(release, request))
             pid = _fork_twice()
+        except AppError as error:
+            _tell(channel, ForkFailed(request.worker, str(error)))
+            pid = -1
         except OSError as error:
             _tell(channel, ForkFailed(request.worker, f"fork: {error.strerror}"))
             pid = -1
@@ -216,8 +224,14 @@ def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
         stderr=stderr,
         access_log=access[0] if access else None,
         tls=release.tls,
+        worker=_info(release, request),
         load=lambda: _app_of(release),
+        load_hooks=lambda: release.hooks or load_hooks(release.launch.settings),
     )
+
+
+def _info(release: Release, request: Fork) -> WorkerInfo:
+    return WorkerInfo(release.launch.settings.name, request.slot, release.launch.generation)
 
 
 def _app_of(release: Release) -> tuple[object, Interface]:

@@ -15,7 +15,7 @@ import msgspec
 from supervisor.config.settings import AppSettings, Interface
 from supervisor.errors import AppError, SurroundingsError
 from supervisor.serve.tls import load_tls
-from supervisor.spawner.importing import load_app, prepare
+from supervisor.spawner.importing import load_app, load_function, load_hooks, prepare
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +32,10 @@ def check_app(settings: AppSettings, home: str) -> CheckResult:
     try:
         load_tls(settings)
         prepare(settings, home)
+        load_hooks(settings)
+        for hook in (settings.before_roll, settings.after_commit, settings.after_rollback):
+            if isinstance(hook, str):
+                load_function(hook)
         loaded = load_app(settings)
     except (AppError, SurroundingsError) as error:
         return CheckResult(reason=str(error))

@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
 from supervisor.config.settings import AppSettings, Interface
 from supervisor.errors import AppError
+from supervisor.worker.hooks import WorkerHooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +35,53 @@ class LoadedApp:
 
 def prepare(settings: AppSettings, home: str) -> None:
     """Make this process look as the app expects: directory, environment, import path. Raises `AppError`."""
+    enter(home)
+    os.environ.update(settings.env)
+
+
+def enter(home: str) -> None:
+    """Make this the working directory, and the first to import from. Raises `AppError`."""
     try:
         os.chdir(home)
     except OSError as error:
         raise AppError(f"chdir {home}: {error.strerror}") from None
-    os.environ.update(settings.env)
     sys.path.insert(0, os.getcwd())
 
 
 def load_app(settings: AppSettings) -> LoadedApp:
     """Import the target, call it if it is a factory, tell ASGI from WSGI. Raises `AppError`."""
     began = time.monotonic()
+    app = _load(settings.app)
+    interface = settings.interface or tell_interface(app, settings.app)
+    return LoadedApp(app, interface, other_threads(), time.monotonic() - began)
+
+
+def load_function(target: str) -> Callable[..., object]:
+    """Import `module:function`, which must not be a coroutine function. Raises `AppError`."""
+    found = _load(target)
+    assert callable(found)
+    if inspect.iscoroutinefunction(found):
+        raise AppError(f"{target} is a coroutine function; a plain function is called here")
+    return found
+
+
+def load_hooks(settings: AppSettings) -> WorkerHooks:
+    """Import what is called in the life of each worker. Raises `AppError`."""
+    targets = {name: getattr(settings, name) for name in WorkerHooks.__slots__}
+    return WorkerHooks(**{name: load_function(target) for name, target in targets.items() if target is not None})
+
+
+def _load(target: str) -> object:
     try:
-        app = _find(settings.app)
+        return _find(target)
     except AppError:
         raise
     except SystemExit as error:
-        _print_traceback(error)
-        raise AppError(f"{settings.app} called exit({error.code!r}) while it was imported") from None
+        print_traceback(error)
+        raise AppError(f"{target} called exit({error.code!r}) while it was imported") from None
     except BaseException as error:
-        _print_traceback(error)
-        raise AppError(f"can't import {settings.app}: {_one_line(error)}") from None
-    interface = settings.interface or tell_interface(app, settings.app)
-    return LoadedApp(app, interface, other_threads(), time.monotonic() - began)
+        print_traceback(error)
+        raise AppError(f"can't import {target}: {_one_line(error)}") from None
 
 
 def _find(target: str) -> object:
@@ -143,7 +169,8 @@ def _frames_of_app(trace: TracebackType | None) -> TracebackType | None:
     return None
 
 
-def _print_traceback(error: BaseException) -> None:
+def print_traceback(error: BaseException) -> None:
+    """To stderr, without our own frames."""
     error.__traceback__ = _frames_of_app(error.__traceback__)
     traceback.print_exception(error)
     sys.stderr.flush()

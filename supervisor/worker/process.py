@@ -52,6 +52,7 @@ from supervisor.serve.service import Service
 from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.heartbeat import Heartbeat
+from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.inheritor import Inheritor
 from supervisor.worker.output import guard_standard_streams
 
@@ -77,7 +78,9 @@ class Seat:
     stderr: int
     access_log: int | None
     tls: Tls | None
+    worker: WorkerInfo
     load: Callable[[], tuple[object, Interface]]
+    load_hooks: Callable[[], WorkerHooks]
 
 
 def run(seat: Seat) -> int:
@@ -96,7 +99,7 @@ def run(seat: Seat) -> int:
         return 1
 
 
-BootStep = Literal["import", "lifespan"]
+BootStep = Literal["import", "lifespan", "other"]
 
 
 class BootError(AppError):
@@ -132,6 +135,8 @@ class Worker:
         self._full_since: float | None = None
         self._full_told: asyncio.TimerHandle | None = None
         self._empty = self._loop.create_future()
+        self._hooks = WorkerHooks()
+        self._has_begun = False
         self.is_leaving = False
 
     def live(self) -> int:
@@ -141,19 +146,20 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._leave, Drain(self._seat.settings.drain_timeout, None))
         self._heartbeat.start()
         try:
+            self._arrive()
             loop.run_until_complete(self._boot())
         except BootError as error:
             if self.is_leaving:
-                return 0
+                return self._take_leave(0)
             self.tell(BootFailed(error.step, str(error)))
-            return 1
+            return self._take_leave(1)
         loop.run_until_complete(self._empty)
         assert self._service is not None
         loop.run_until_complete(self._service.shutdown())
         self._heartbeat.stop()
         if self._access is not None:
             self._access.close()
-        return 0
+        return self._take_leave(0)
 
     def tell(self, message: FromWorker) -> None:
         """Send to the master; a master that is gone or does not read is no reason to stop serving."""
@@ -162,12 +168,37 @@ class Worker:
         except OSError:
             return
 
+    def _arrive(self) -> None:
+        """`after_fork`, before the event loop runs."""
+        try:
+            self._hooks = self._seat.load_hooks()
+        except AppError as error:
+            raise BootError("import", str(error)) from None
+        self._call("after_fork")
+
+    def _call(self, hook: str) -> None:
+        try:
+            self._hooks.call(hook, self._seat.worker)
+        except AppError as error:
+            raise BootError("other", str(error)) from None
+
+    def _take_leave(self, status: int) -> int:
+        """`on_worker_exit`, if it had come to `on_worker_start`; a failure of it shows in the exit status."""
+        try:
+            if self._has_begun:
+                self._call("on_worker_exit")
+        except BootError:
+            return status or 1
+        return status
+
     async def _boot(self) -> None:
         seat, settings = self._seat, self._seat.settings
         try:
             app, interface = seat.load()
         except AppError as error:
             raise BootError("import", str(error)) from None
+        self._has_begun = True
+        self._call("on_worker_start")
         if seat.access_log is not None:
             self._access = AccessLog(
                 seat.access_log,
