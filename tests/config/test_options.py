@@ -35,7 +35,15 @@ def test_the_default_that_people_read_is_the_default_of_the_record(option: Optio
     record = AppSettings(name="web", app="a:b") if option.section == "app" else SupervisorSettings()
     value = getattr(record, option.key)
     if value is None or value == {}:
-        words = ("none", "off", "auto", "told by itself", "working directory", "holdfast's own", "in the runtime directory")
+        words = (
+            "none",
+            "off",
+            "auto",
+            "told by itself",
+            "working directory",
+            "holdfast's own",
+            "in the runtime directory",
+        )
         assert option.default in words
     else:
         assert option.parse([option.default] if option.repeatable else option.default) == value

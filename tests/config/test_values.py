@@ -334,3 +334,22 @@ def test_a_wrong_address_is_refused_with_what_was_expected(text: str, expected: 
     with pytest.raises(ValueError, match=", not ") as caught:
         parse_address(text)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["true"], ["./manage.py", "migrate", ""], ("psql", "-c", "select 1; -- $HOME")])
+def test_a_hook_may_be_a_command_whose_words_are_taken_as_they_are(words: object) -> None:
+    assert values.parse_hook(words) == tuple(words)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", [[], [""], ["", "x"], ["a\0b"], ["a", 1], ["a"] * 257, ["a", "x" * 65536], {}, 1, None, b"true"]
+)
+def test_what_is_no_command_is_refused_with_an_example(value: object) -> None:
+    with pytest.raises(ValueError, match="module:function or a command such as"):
+        values.parse_hook(value)
+
+
+def test_a_function_that_is_called_here_would_be_no_hook() -> None:
+    assert values.parse_function("shop.hooks:Hooks.begin") == "shop.hooks:Hooks.begin"
+    with pytest.raises(ValueError, match="module:function"):
+        values.parse_function("shop.hooks:begin()")

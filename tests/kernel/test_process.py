@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +214,24 @@ def test_available_cpus_is_bounded_by_every_cgroup_above(
     tmp_path: Path, listing: str, files: dict[str, str], expected: int
 ) -> None:
     assert process._bounded_cpus(8, cgroups(tmp_path, listing, files)) == expected
+
+
+def test_a_spawned_process_has_a_session_of_its_own_and_the_descriptors_it_was_given(pidfds: list[int]) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(read, True)  # what we hold by accident crosses nothing that is not named
+    source = "import os; os.write(2, repr((os.getsid(0) == os.getpid(), os.path.realpath('/proc/self/fd/0'),"
+    source += " os.environ['A'], os.fstat(1).st_ino == os.fstat(2).st_ino)).encode())"
+    pid = process.spawn([sys.executable, "-I", "-S", "-c", source], {"A": "b"}, [write, write])
+    pidfds.append(open_pidfd(pid))
+    os.close(write)
+    with os.fdopen(read) as told:
+        assert told.read() == "(True, '/dev/null', 'b', True)"
+    os.waitid(os.P_PIDFD, pidfds[-1], os.WEXITED | os.WNOWAIT)
+    assert reap(pidfds[-1]) == Ended(pid=pid, code=0, signal=None)
+
+
+def test_a_command_that_is_not_there_is_an_error_and_leaves_no_descriptor_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        process.spawn(["/nonexistent/command"], {}, [1, 2])
+    assert os.listdir("/proc/self/fd") == before
