@@ -122,7 +122,7 @@ def reload(session: Session, app: str | None, no_wait: bool) -> int:
 def rollback(session: Session, app: str | None, no_wait: bool) -> int:
     """Return to the release before the last committed one.
 
-    It was kept at hand (keep_previous), so nothing is imported. Exit 0: it serves again.
+    If it is kept at hand (keep_previous), nothing is imported. Exit 0: it serves again.
     """
     return roll(session.client, session.terminal, session.client.rollback, app, no_wait=no_wait)
 

@@ -15,7 +15,7 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.children import Children
 from supervisor.master.listeners import Listeners
-from supervisor.master.place import find_place
+from supervisor.master.place import Place, find_place
 from supervisor.master.releases import Release, ReleaseOwner
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
@@ -54,9 +54,9 @@ class Releases:
         """Some spawner has not ended yet."""
         return any(release.spawner is not None for release in self._by_generation.values())
 
-    def add(self, generation: int, settings: AppSettings) -> Release:
-        """A new release, not started; its directory is the one that the settings lead to now."""
-        place = find_place(settings, self._start)
+    def add(self, generation: int, settings: AppSettings, place: Place | None = None) -> Release:
+        """A new release, not started; its place is the one that the settings lead to now, unless it is known."""
+        place = place or find_place(settings, self._start)
         release = Release(self._owner, self._reactor, settings, place, generation, self._make_spawner, self._send_fork)
         self._by_generation[generation] = release
         return release

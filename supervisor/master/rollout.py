@@ -2,7 +2,7 @@
 
 Invariant: the committed settings change with `Committed` and nothing else. The release that was served until then is
 kept at hand only if going back to it would bring back just that: its spawner holds the app itself, and every socket it
-listens on is still open.
+listens on is still open. Else it can be imported again if it has a directory or an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class RolloutOwner(TrialOwner, Protocol):
     """The app that is rolled."""
 
     name: str
+    generation: int
     settings: AppSettings
     count: int
     held: set[int]
@@ -50,7 +51,9 @@ class Rollout:
         self.book = Book(owner.accounts)
         self.trial = Trial(owner, reactor)
         self.next_count = 0  # of slots: what a roll under way is going to make of it
-        self.previous: int | None = None  # the generation that a rollback returns to
+        self.previous: int | None = None  # the generation at hand that a rollback returns to
+        self._recorded: Release | None = None  # else what it imports again, which has a place of its own
+        self._returning: int | None = None  # a generation that has served before, under another number
 
     def begin(self, generation: int, settings: AppSettings, bake: float) -> Begun:
         """Roll to this release, for whose settings `open` has been called."""
@@ -68,17 +71,30 @@ class Rollout:
         roll, name = self._owner.engine.roll, self._owner.name
         if roll.is_under_way:
             return f"{name} is rolling to generation {roll.target}; wait for its verdict"
-        return f"{name}: {self._why_no_previous}" if self.previous is None else None
+        return None if self.can_go_back else f"{name}: {self._why_no_previous}"
+
+    @property
+    def can_go_back(self) -> bool:
+        """There is a release to return to."""
+        return self.previous is not None or self._recorded is not None
 
     def back(self) -> Begun:
         """Roll to the release before the committed one, unless there is a `refusal`. Raises `SurroundingsError`.
 
-        It is not baked: it has served before.
+        It is not baked: it has served before. But one that has to be imported again is a release like any other.
         """
-        assert self.previous is not None
-        settings = self._owner.releases[self.previous].settings
-        self._owner.open(settings)
-        return self.begin(self.previous, settings, 0.0)
+        owner = self._owner
+        if self.previous is not None:
+            settings = owner.releases[self.previous].settings
+            owner.open(settings)
+            return self.begin(self.previous, settings, 0.0)
+        assert self._recorded is not None
+        settings, place = self._recorded.settings, self._recorded.place
+        owner.open(settings)
+        owner.generation += 1
+        self._returning = owner.generation
+        owner.releases.add(owner.generation, settings, place)
+        return self.begin(owner.generation, settings, settings.bake)
 
     def do(self, command: rolls.Command) -> None:
         """Carry out one command, or tell it."""
@@ -105,7 +121,7 @@ class Rollout:
 
     def _prepare(self, release: Release) -> None:
         """Have it imported; one that never was has its `before_roll` first."""
-        if release.spawner is None and not release.is_retired:
+        if release.spawner is None and not release.is_retired and release.generation != self._returning:
             self._run("before_roll", release.generation, release.generation, lambda *end: self._prepared(release, *end))
         else:
             self._prepared(release, "", [])
@@ -138,6 +154,8 @@ class Rollout:
     def forget_previous(self, why: str = NONE_BEFORE) -> None:
         """There is nothing to roll back to, and `why` says why."""
         self.previous, self._why_no_previous = None, why
+        if why == NONE_BEFORE:
+            self._recorded = None
 
     def _move(self, command: rolls.Move) -> None:
         engine = self._owner.engine
@@ -152,16 +170,17 @@ class Rollout:
         if isinstance(command, rolls.Committed):
             owner.settings = owner.releases[command.target].settings
             owner.count = self.next_count
-            self._keep(owner.releases[command.base])
+            self._keep(owner.releases[command.base], owner.releases[command.target])
             owner.engine.post(owner.surplus())
         elif isinstance(command, rolls.RolledBack):
             self.next_count = owner.count
             terms = seats.Terms(owner.settings.boot_timeout, owner.settings.drain_timeout)
             owner.engine.post(owner.surplus(), terms)
 
-    def _keep(self, release: Release) -> None:
-        """It was served until now: keep it at hand, if that can be."""
-        settings = self._owner.settings
+    def _keep(self, release: Release, successor: Release) -> None:
+        """It was served until now: keep it at hand, if that can be, or in mind, if its files are still its own."""
+        settings = successor.settings
+        self._recorded = release if release.place != successor.place else None
         closed = sorted(set(release.settings.bind) - set(settings.bind))
         if not settings.keep_previous:
             self.forget_previous("no release is kept at hand (keep_previous = false)")

@@ -40,7 +40,7 @@ class MasterSupervision:
     def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
         chosen = [self._running(name) for name in apps]
         if not chosen:
-            chosen = [app for app in self._apps.values() if not app.is_stopping and app.rollout.previous is not None]
+            chosen = [app for app in self._apps.values() if not app.is_stopping and app.rollout.can_go_back]
         if not chosen:
             raise RefusedError("no app has a release to return to")
         for app in chosen:

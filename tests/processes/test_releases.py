@@ -286,3 +286,35 @@ def test_what_a_roll_cannot_bring_in_is_named_in_warnings_and_the_rest_comes(tmp
         assert settings_warnings(cluster)[1:] == [needed]
         assert not (tmp_path / "pid").exists()
         assert not is_open(f"127.0.0.1:{other}")
+
+
+@pytest.mark.parametrize("more", [{"keep_previous": "off"}, {"preload": "off"}])
+def test_a_rollback_imports_a_release_that_is_not_at_hand_from_its_own_directory(
+    deployment: Deployment, more: dict[str, Any]
+) -> None:
+    deployment.deploy(1)
+    with deployment.cluster(before_roll=["sh", "-c", "pwd >> ../../before"], **more) as cluster:
+        deployment.deploy(2)
+        assert cluster.roll()["verdict"] == "committed"
+        done = cluster.ctl("rollback")
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = about(cluster)
+        assert (told["release"], told["late"]) == ("release 1", "late 1")
+        last = cluster.app()["last_roll"]
+        assert (last["from"], last["to"], last["verdict"]) == (2, 3, "committed")
+        assert (deployment.root / "before").read_text() == f"{deployment.root}/releases/2\n", "a rollback runs none"
+        assert cluster.ctl("rollback").returncode == 0
+        assert about(cluster)["release"] == "release 2"
+
+
+def test_a_rollback_to_a_directory_that_is_gone_is_itself_rolled_back(deployment: Deployment) -> None:
+    first = deployment.deploy(1)
+    with deployment.cluster(keep_previous="off") as cluster:
+        deployment.deploy(2)
+        assert cluster.roll()["verdict"] == "committed"
+        until("the old workers gone", lambda: not [t for t in cluster.processes().values() if " g1 " in t])
+        first.rename(deployment.root / "gone")
+        done = cluster.ctl("rollback")
+        assert done.returncode == 1
+        assert f"chdir {first}: No such file or directory" in done.stdout + done.stderr
+        assert about(cluster)["release"] == "release 2"
