@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from fuzzing.plan import Plan, split, written
 from tests.serve.answers import read_answers
+from tests.serve.reading import read
 from tests.serve.stepped import Wired
 
 ENDS, WAITS, STEPPED, STRANGER = range(4)  # bits of a plan's flags
@@ -99,12 +100,18 @@ def _outcome(plan: Plan, pieces: list[bytes]) -> tuple[bool, tuple[str, int] | N
         for _ in range(TIMEOUT * 2):
             wired.advance(0.5)
         assert client.transport is not None or client.closed, "a client that sends no header is kept"
-    answers, _rest = read_answers(bytes(client.received), [], ended=client.closed)
+    answers, _rest = read_answers(bytes(client.received), _methods(plan, b"".join(pieces)), ended=client.closed)
     client.end()
     client.reset()
     wired.settle()
     wired.assert_idle()
     return bool(answers) and answers[0].status == 200, _seen[0]["client"] if _seen else None
+
+
+def _methods(plan: Plan, data: bytes) -> list[str]:
+    """What is asked for behind the header: a stranger has none."""
+    header = None if plan.has(STRANGER) else _read(data)
+    return read(data[header.length :] if header is not None else data).methods
 
 
 def _read(data: bytes) -> Read | None:
