@@ -52,7 +52,7 @@ def _open(path: str) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
     try:
         if path != STDOUT:
-            return os.open(path, flags | os.O_CREAT, MODE)
+            return os.open(path, flags | os.O_CREAT | os.O_NONBLOCK, MODE)  # a fifo without a reader is an error
         if stat.S_ISREG(os.fstat(1).st_mode):
             return os.dup(1)  # the offset must stay shared with the supervisor's own lines in the same file
         try:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import socket
-import stat
 from typing import TYPE_CHECKING
 
 from supervisor.config.settings import LogFormat
 from supervisor.kernel.board import Cell, Row
 from supervisor.serve.logline import Client, Clock, Writer, compile_format
+from supervisor.serve.outlet import Outlet
 
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
@@ -50,13 +49,13 @@ class AccessLog:
         self._lines: list[str] = []  # of this batch
         self._waiting = b""  # earlier ones, which could not be written yet
         self._timer: asyncio.TimerHandle | None = None
-        self._open(fd)
+        self._outlet = Outlet(fd)
 
     def reopen(self, fd: int) -> None:
         """Write to `fd` from now on; what has been logged before goes to the old one."""
         self.flush()
-        self._close()
-        self._open(fd)
+        self._outlet.close()
+        self._outlet = Outlet(fd)
 
     def close(self) -> None:
         """Write what waits, as far as that is possible at once, and close."""
@@ -65,7 +64,7 @@ class AccessLog:
             self._timer.cancel()
         self._row[_DROPPED] += self._waiting.count(b"\n")
         self._waiting = b""
-        self._close()
+        self._outlet.close()
 
     def record(self, client: Client, exchange: Exchange) -> None:
         """Log one finished exchange."""
@@ -86,7 +85,7 @@ class AccessLog:
         done = 0
         try:
             while done < len(data):
-                done += self._write(data[done : self._end(data, done)])
+                done += self._outlet.write(data[done : self._end(data, done)])
         except BlockingIOError:
             pass
         except OSError:
@@ -112,29 +111,6 @@ class AccessLog:
     def _end(self, data: bytes, start: int) -> int:
         """Up to where `data` goes in one write; into a pipe no more lines than are written whole (pipe(7), PIPE_BUF),
         so that those of workers who share it never mix."""
-        if not self._atomic or len(data) - start <= select.PIPE_BUF:
+        if not self._outlet.is_pipe or len(data) - start <= select.PIPE_BUF:
             return len(data)
         return (data.rfind(b"\n", start, start + select.PIPE_BUF) + 1) or (data.find(b"\n", start) + 1)
-
-    def _open(self, fd: int) -> None:
-        """Never wait for `fd`, and leave its flags alone: they belong to the open file, which others share. A socket
-        is asked not to wait at each write; a pipe or terminal is opened anew, to be non-blocking here only."""
-        mode = os.fstat(fd).st_mode
-        self._atomic = stat.S_ISFIFO(mode)
-        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
-        if self._socket is None and not stat.S_ISREG(mode):
-            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-            os.close(fd)
-            fd = own
-        self._fd = fd
-
-    def _write(self, data: bytes) -> int:
-        if self._socket is not None:
-            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        return os.write(self._fd, data)
-
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        else:
-            os.close(self._fd)

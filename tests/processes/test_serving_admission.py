@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import signal
@@ -138,3 +139,30 @@ def test_the_access_log_is_json_when_all_logs_are(tmp_path: Path) -> None:
             "worker": "web:1",
             "generation": 1,
         }
+
+
+def test_an_access_log_that_nobody_reads_costs_lines_and_nobody_s_time(tmp_path: Path) -> None:
+    fifo = tmp_path / "log"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with Site(tmp_path).cluster("-w", "1", "--access-log", str(fifo)) as cluster:
+        visitor = Visitor(cluster.bind)
+        for number in range(400):
+            assert visitor.ask(f"/?{'x' * 4000}{number}").status == 200
+        visitor.close()
+        until("the loss told", lambda: "of its access log dropped" in cluster.log)
+    lines = b"".join(iter(lambda: os.read(reader, 65536), b"")).splitlines()
+    os.close(reader)
+    assert lines
+    assert all(
+        re.fullmatch(rb'127\.0\.0\.1 - - \[.{26}\] "GET /\?x{4000}\d+ HTTP/1\.1" 200 \d+ "-" "-"', line)
+        for line in lines
+    )
+
+
+def test_a_fifo_without_a_reader_is_no_access_log(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    cluster = Site(tmp_path).cluster("-w", "1", "--access-log", "log").start()
+    assert cluster.wait_exit() == 1
+    assert "access log log: No such device or address" in cluster.log
+    assert "Traceback" not in cluster.log
