@@ -7,7 +7,6 @@ whenever there are 128 lines more; of what it does not take, little more than 25
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 from typing import TYPE_CHECKING
 
@@ -32,12 +31,10 @@ class AccessLog:
         self,
         fd: int,
         form: LogFormat,
+        writer: Writer,
         *,
         loop: asyncio.AbstractEventLoop,
         row: Row,
-        app: str = "",
-        slot: int = 0,
-        generation: int = 0,
         template: str = "auto",
     ) -> None:
         self._loop = loop
@@ -45,7 +42,7 @@ class AccessLog:
         if template == "auto":
             template = "json" if form == "json" else "combined"
         self._clock = Clock()
-        self._render = compile_format(template, Writer(f"{app}:{slot}", generation, os.getpid()), self._clock)
+        self._render = compile_format(template, writer, self._clock)
         self._lines: list[str] = []  # of this batch
         self._waiting = b""  # earlier ones, which could not be written yet
         self._timer: asyncio.TimerHandle | None = None

@@ -48,6 +48,7 @@ from supervisor.messages.wire import (
     to_worker,
 )
 from supervisor.serve.access import AccessLog
+from supervisor.serve.logline import Writer
 from supervisor.serve.service import Service
 from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
@@ -200,14 +201,13 @@ class Worker:
         self._has_begun = True
         self._call("on_worker_start")
         if seat.access_log is not None:
+            writer = Writer(f"{settings.name}:{seat.slot}", seat.generation, os.getpid())
             self._access = AccessLog(
                 seat.access_log,
                 seat.log_format,
+                writer,
                 loop=self._loop,
                 row=self._row,
-                app=settings.name,
-                slot=seat.slot,
-                generation=seat.generation,
                 template=settings.access_log_format,
             )
         service = Service(

@@ -21,6 +21,7 @@ from supervisor.config.settings import LogFormat
 from supervisor.kernel.board import Cell, private_row
 from supervisor.serve.access import AccessLog
 from supervisor.serve.limits import Limits
+from supervisor.serve.logline import Writer
 from supervisor.serve.trace import Trace
 
 from .harness import Harness, echo, eventually, wsgi_echo
@@ -57,6 +58,7 @@ class Exchange:
     def lost(self) -> None: ...
 
 
+WRITER = Writer("web:2", 3, os.getpid())
 RAW = b'GET /a|b?c HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: "\xff\\\r\n\r\n'
 
 
@@ -69,7 +71,7 @@ def run(body: Callable[[asyncio.AbstractEventLoop], Any]) -> Any:
 
 
 def log(fd: int, loop: asyncio.AbstractEventLoop, form: LogFormat = "text") -> AccessLog:
-    return AccessLog(fd, form, loop=loop, row=private_row(), app="web", slot=2, generation=3)
+    return AccessLog(fd, form, WRITER, loop=loop, row=private_row())
 
 
 def open_file(path: Path) -> int:
@@ -157,7 +159,7 @@ def test_a_log_that_nobody_reads_drops_and_counts_and_never_waits(kind: str) -> 
     got = bytearray()
 
     def body(loop: asyncio.AbstractEventLoop) -> None:
-        access = AccessLog(writer, "text", loop=loop, row=row)
+        access = AccessLog(writer, "text", WRITER, loop=loop, row=row)
         for _ in range(count):
             access.record(None, Exchange(b"GET / HTTP/1.0\r\n\r\n", time.monotonic()))
         access.flush()
@@ -202,7 +204,7 @@ def test_a_reader_that_has_gone_costs_lines_only() -> None:
     row = private_row()
 
     def body(loop: asyncio.AbstractEventLoop) -> None:
-        access = AccessLog(writer, "text", loop=loop, row=row)
+        access = AccessLog(writer, "text", WRITER, loop=loop, row=row)
         os.close(reader)
         access.record(None, Exchange(RAW, time.monotonic()))
         access.flush()
@@ -258,7 +260,7 @@ def logged(server: Harness, path: Path, template: str) -> AccessLog:
     """Give the service a log."""
 
     def attach() -> AccessLog:
-        access = AccessLog(open_file(path), "text", loop=server.loop, row=private_row(), template=template)
+        access = AccessLog(open_file(path), "text", WRITER, loop=server.loop, row=private_row(), template=template)
         server.service.access = access
         return access
 
