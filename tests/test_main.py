@@ -114,3 +114,14 @@ def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
     code = "import sys; before = set(sys.modules); import supervisor; print(sorted(set(sys.modules) - before))"
     done = python("-P", "-c", code, cwd=tmp_path)
     assert done.stdout.strip() in {"['supervisor']", "['__future__', 'supervisor']"}
+
+
+def test_the_master_is_spared_what_only_others_need() -> None:
+    """What it costs stands in ARCHITECTURE.md: each of these is a part of a megabyte to several."""
+    heavy = {"asyncio", "ctypes", "dataclasses", "difflib", "h11", "hashlib", "inspect", "ipaddress", "logging", "ssl"}
+    code = (
+        "import sys; import supervisor.master.__main__ as master; sys.argv[1:] = ['no number']; "
+        f"assert master.main() == 2; print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "[]\n"

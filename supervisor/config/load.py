@@ -6,7 +6,6 @@ start, but for what the file says by then; and it returns nothing that it has no
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -234,9 +233,9 @@ def _unknown_top(key: str, value: object) -> tuple[str, str]:
             table = "[supervisor]" if options.BY_KEY[key].section == "supervisor" else f"[app.{DEFAULT_NAME}]"
             return _written(key), f"belongs in a table; write it below {table}"
         return _written(key), f"unknown; settings stand below [supervisor] or [app.NAME], such as [app.{DEFAULT_NAME}]"
-    close = difflib.get_close_matches(key, ("app", "apps", "supervisor"), 1)
+    close = _closest(key, ("app", "apps", "supervisor"))
     hint = {"app": f"; did you mean [app.{DEFAULT_NAME}]?", "supervisor": "; did you mean [supervisor]?"}
-    meant = close[0].rstrip("s") if close else ""
+    meant = close.rstrip("s")
     return f"[{_written(key)}]", f"unknown; the tables are [supervisor] and [app.NAME]{hint.get(meant, '')}"
 
 
@@ -245,8 +244,15 @@ def _unknown_key(key: str, section: Section) -> str:
     elsewhere = options.BY_KEY.get(key)
     if elsewhere is not None:
         return f"belongs in {'[supervisor]' if elsewhere.section == 'supervisor' else 'the table of an app'}"
-    close = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1)
-    return f"unknown; did you mean {close[0]}?" if close else f"unknown; one of {', '.join(known)}"
+    close = _closest(key.replace("-", "_").lower(), known)
+    return f"unknown; did you mean {close}?" if close else f"unknown; one of {', '.join(known)}"
+
+
+def _closest(key: str, known: Iterable[str]) -> str:
+    """The one that was meant, or nothing."""
+    import difflib  # 0.2 MB that a file without mistakes does not need
+
+    return next(iter(difflib.get_close_matches(key, list(known), 1)), "")
 
 
 def _written(key: str) -> str:

@@ -7,7 +7,6 @@ address is free shows when it is used.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -347,6 +346,8 @@ def _peer(text: object) -> str:
     expected = f"an address, a network such as 10.0.0.0/8, or *, not {shown(text)}"
     if not isinstance(text, str):
         raise ValueError(expected)
+    import ipaddress  # 0.3 MB, for those who name a network
+
     try:
         return str(ipaddress.ip_network(text))
     except ValueError as error:

@@ -14,17 +14,29 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import importlib
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-
-import h11
+from typing import TYPE_CHECKING
 
 from supervisor.control.backlog import Backlog
 from supervisor.control.routes import NDJSON, Answer, Follow, Request, error, event_line
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.messages.events import Event
+
+if TYPE_CHECKING:
+    import h11
+else:
+
+    class _Unloaded:
+        """Becomes h11 once there is a client: with dataclasses and inspect it is 1.5 MB of the master's."""
+
+        def __getattr__(self, name: str) -> object:
+            globals()["h11"] = importlib.import_module("h11")
+            return getattr(h11, name)
+
+    h11 = _Unloaded()
 
 READ_BYTES = 4096  # also how far a head may pass MAX_HEAD before it is noticed
 MAX_HEAD = 16 * 1024
@@ -290,6 +302,8 @@ class Connection:
 
 
 def _response(status: int, headers: list[tuple[str, str]]) -> h11.Response:
+    from http import HTTPStatus  # as late as h11
+
     return h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
 
 

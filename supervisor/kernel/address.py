@@ -6,9 +6,10 @@ two spellings of one address compare equal. Nothing here resolves a name or open
 
 from __future__ import annotations
 
-import dataclasses
-import ipaddress
 import re
+import socket
+
+from msgspec import Struct
 
 MAX_UNIX_PATH = 107  # bytes; sun_path holds 108 with the closing NUL, unix(7)
 MAX_FD = 2**31 - 1
@@ -20,8 +21,7 @@ _NUMERIC = re.compile(r"[0-9.]+", re.ASCII)  # no host name has a last label of 
 _SYSTEMD_NAME = re.compile(r"[!-9;-~]{1,255}")  # FileDescriptorName=: printable ASCII but for ':', systemd.socket(5)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tcp:
+class Tcp(Struct, frozen=True):
     """A host name or IP address (v6 without its brackets) and a port; port 0 lets the kernel choose one."""
 
     host: str
@@ -31,8 +31,7 @@ class Tcp:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unix:
+class Unix(Struct, frozen=True):
     """A Unix stream socket at a path."""
 
     path: str
@@ -41,8 +40,7 @@ class Unix:
         return f"unix:{self.path}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fd:
+class Fd(Struct, frozen=True):
     """A listening socket inherited as this descriptor."""
 
     number: int
@@ -51,8 +49,7 @@ class Fd:
         return f"fd://{self.number}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Systemd:
+class Systemd(Struct, frozen=True):
     """A listening socket passed by systemd under this `FileDescriptorName=`, sd_listen_fds_with_names(3)."""
 
     name: str
@@ -112,13 +109,15 @@ def _tcp(text: str) -> Tcp:
 
 def _is_v4(host: str) -> bool:
     try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
         return False
     return True
 
 
 def _v6(host: str, text: str) -> str:
+    import ipaddress  # 0.3 MB, for those who write a v6 address
+
     try:
         return str(ipaddress.IPv6Address(host))
     except ValueError:
