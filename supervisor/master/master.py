@@ -32,6 +32,7 @@ from supervisor.messages.status import Begun, Status
 from supervisor.observe.journal import Journal
 
 SAMPLE_EVERY = 1.0  # seconds
+SETTLED_AFTER = 1.0  # seconds from being ready until what a start needs is not needed any more
 INTERRUPT_LINGER = 0.2  # seconds: a person waits for the prompt while browsers keep their connections open
 REAP_PATIENCE = 3.0  # seconds for killed processes to be reaped at the very end
 
@@ -91,6 +92,7 @@ class Master:
         is_rolling = any(app.state == "rolling" for app in self._apps.values())
         if not self._is_ready and all(app.is_complete for app in self._apps.values()):
             self._is_ready = True
+            self._reactor.call_later(SETTLED_AFTER, _settle)
             self._journal.event("log", f"ready: {line}")
         if (line, is_rolling) != self._told and self._is_ready:
             self._told = line, is_rolling
@@ -284,6 +286,12 @@ class Master:
             self._reactor.run()
         for app in self._apps.values():
             app.close()
+
+
+def _settle() -> None:
+    from supervisor.kernel.memory import settle  # and ctypes with it: not before there is more to gain
+
+    settle()
 
 
 def on_error(journal: Journal, error: Exception) -> None:

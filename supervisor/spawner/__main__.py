@@ -1,7 +1,8 @@
 """The spawner's life: read its `Launch`, import, then fork on request until the master closes the channel.
 
 Invariants:
-- It runs no thread and no event loop, so that a fork copies one thread in a known state.
+- It runs no thread, and no event loop but the one of the rehearsal, which is closed before the first fork: a fork copies
+  one thread in a known state.
 - It handles one request at a time and answers each with exactly one message.
 - A worker's parent is never the spawner: an intermediate child forks it and exits, so that the kernel hands it to the
   nearest subreaper, the master, which alone can reap it (prctl(2), PR_SET_CHILD_SUBREAPER).
@@ -21,7 +22,7 @@ from supervisor.config.settings import Interface
 from supervisor.errors import AppError, SurroundingsError
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.descriptors import raise_descriptor_limit
-from supervisor.kernel.memory import let_go_of_code
+from supervisor.kernel.memory import settle
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Fork,
@@ -98,17 +99,20 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
     prepare(settings, launch.home)
     loaded = hooks = None
     if settings.preload != "off" and not threads:
-        gc.disable()  # a collection between here and the freeze would leave holes for the workers to fill and unshare
         hooks = load_hooks(settings)
         loaded = load_app(settings)
         if loaded.threads and settings.preload == "auto":
             os.chdir(start)  # what is relative in the settings is so to where holdfast was started
             _start_over(launch, fds, loaded.threads)
         threads = loaded.threads
+    _clear_method_cache()
+    if loaded is not None:
+        from supervisor.worker.rehearsal import rehearse  # now, so that importing is rehearsed as well
+
+        rehearse(settings, loaded.interface, tls)
     gc.collect()
     gc.freeze()
-    gc.enable()
-    let_go_of_code()
+    settle()
     answer = Imported(
         preloaded=loaded is not None,
         interface=loaded.interface if loaded else settings.interface,
@@ -117,6 +121,12 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
     )
     _tell(channel, answer)
     return Release(launch, fds[0], tuple(fds[1:]), loaded, hooks, tls)
+
+
+def _clear_method_cache() -> None:
+    """What the import has put there is thrown out bit by bit later, and each name that is touched then is a page."""
+    clear = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache  # of 3.13 and later; up to 3.12
+    clear()
 
 
 def _start_over(launch: Launch, fds: list[int], threads: tuple[str, ...]) -> NoReturn:

@@ -16,8 +16,14 @@ from supervisor.kernel.board import Cell, Row
 class DroppingPipe(io.RawIOBase):
     """The write end of a non-blocking pipe as a raw stream that never fails for want of room."""
 
-    def __init__(self, fd: int, row: Row | None) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._row: Row | None = None
+        self._is_broken_line = False
+
+    def begin(self, row: Row | None) -> None:
+        """Another pipe lies behind the descriptor now; what it has no room for is counted on `row`."""
+        os.set_blocking(self._fd, False)
         self._row = row
         self._is_broken_line = False
 
@@ -44,14 +50,19 @@ class DroppingPipe(io.RawIOBase):
         return size
 
 
-def guard_standard_streams(row: Row | None = None) -> None:
+_pipes = DroppingPipe(1), DroppingPipe(2)
+
+
+def guard_standard_streams() -> None:
     """Make this process's stdout and stderr non-blocking pipes that drop, and `sys.stdout`, `sys.stderr` use them."""
-    for fd in (1, 2):
-        os.set_blocking(fd, False)
-    sys.stdout = _text(1, row)
-    sys.stderr = _text(2, row)
+    count_drops(None)
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.BufferedWriter(pipe), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        for pipe in _pipes
+    )
 
 
-def _text(fd: int, row: Row | None) -> io.TextIOWrapper:
-    pipe = io.BufferedWriter(DroppingPipe(fd, row))
-    return io.TextIOWrapper(pipe, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+def count_drops(row: Row | None) -> None:
+    """Stdout and stderr, guarded before the fork, are pipes of this process's own now, and so is the count."""
+    for pipe in _pipes:
+        pipe.begin(row)

@@ -26,6 +26,7 @@ from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import AppError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
+from supervisor.kernel.memory import let_go_of_zeros
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Admit,
@@ -55,7 +56,7 @@ from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.heartbeat import Heartbeat
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.inheritor import Inheritor
-from supervisor.worker.output import guard_standard_streams
+from supervisor.worker.output import count_drops
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
 ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
@@ -119,10 +120,11 @@ class Worker:
         self._row = open_row(seat.board, seat.row)
         os.close(seat.board)  # the other rows are nobody's business here
         self._row[Cell.PID] = os.getpid()
-        guard_standard_streams(self._row)
+        count_drops(self._row)
         self._channel = Channel.from_fd(seat.channel)
         self._enter(WorkerState.STARTING)
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        let_go_of_zeros(id(self._loop), self._loop.__sizeof__())  # its read buffer of 256 KB, used as far as reads go
         asyncio.set_event_loop(self._loop)
         self._heartbeat = Heartbeat(self._loop, self._row)
         self._service: Service | None = None
