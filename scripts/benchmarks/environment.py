@@ -46,6 +46,11 @@ class Environment:
         stamp.parent.mkdir(exist_ok=True)
         stamp.touch()
 
+    def compile_checkout(self) -> None:
+        """pip compiles what it installs, but no checkout; compiling at each start would leave memory behind that the
+        others do not have."""
+        _run([str(self.bin / "python"), "-m", "compileall", "-q", str(ROOT / "supervisor")], "compileall")
+
     def version(self, distribution: str) -> str:
         """The installed version, or nothing when it is none of Python's."""
         code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
