@@ -1,8 +1,8 @@
 """The spawner's life: read its `Launch`, import, then fork on request until the master closes the channel.
 
 Invariants:
-- It runs no thread, and no event loop but the one of the rehearsal, which is closed before the first fork: a fork copies
-  one thread in a known state.
+- It runs no thread, and no event loop but the rehearsal's, which is closed before the first fork: so a fork copies one
+  thread in a known state.
 - It handles one request at a time and answers each with exactly one message.
 - A worker's parent is never the spawner: an intermediate child forks it and exits, so that the kernel hands it to the
   nearest subreaper, the master, which alone can reap it (prctl(2), PR_SET_CHILD_SUBREAPER).
