@@ -120,7 +120,7 @@ class Framing:
         return messages
 
     def _ends_a_frame(self, data: bytes) -> bool:
-        """Whether the last of the frames in `data` is whole, and a new one begins with the next byte. The library's buffer
+        """Whether the last of the frames in `data` is whole, and the next byte begins a new one. The library's buffer
         does not tell: a frame's head is out of it before the rest has come."""
         if self._begun:
             data = self._begun + data

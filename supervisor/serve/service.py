@@ -180,11 +180,15 @@ class Service:
             self._sweeper.cancel()
             self._sweeper = None
 
-    def accepted(self, sock: socket.socket) -> None:
-        """Take over a connection fresh from `accept`, non-blocking."""
+    def accepted(self, sock: socket.socket, peer: object = None, here: object = None) -> None:
+        """Take over a connection fresh from `accept`. `peer` and `here` are its addresses as the socket module has
+        them; they are asked for when None."""
         if self._gate is None:
-            self._attach(sock, self._tally)
+            connection = self._attach(sock, self._tally)
+            if connection is not None:
+                self._introduction.address(connection, peer, here)
         else:
+            sock.setblocking(False)
             self._gate.take(sock, self.limits.proxy_header)
 
     def _admit(self, sock: socket.socket, told: Told | None) -> None:

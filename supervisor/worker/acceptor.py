@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.kernel.board import Cell, Row
+from supervisor.kernel.door import Door
 
 WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -40,7 +41,7 @@ class Taker(Protocol):
 
     def has_place(self) -> bool: ...
 
-    def accepted(self, sock: socket.socket) -> None: ...
+    def accepted(self, sock: socket.socket, peer: object, here: object) -> None: ...
 
 
 class Acceptor:
@@ -59,7 +60,7 @@ class Acceptor:
         on_change: Callable[[bool], None],
     ) -> None:
         self._loop = loop
-        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._doors = {listener.fileno(): Door(listener) for listener in listeners}
         self._taker = taker
         self._row = row
         self._on_shortage = on_shortage
@@ -79,7 +80,7 @@ class Acceptor:
         if self._is_watching or self._is_short or self._epoll.closed or self._is_full():
             return
         if not self._is_used_up:
-            for fd in self._listeners:
+            for fd in self._doors:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
             self._loop.add_reader(self._epoll.fileno(), self._on_waiting)
             self._is_watching = True
@@ -103,18 +104,18 @@ class Acceptor:
     def close(self, *, sweep: bool) -> None:
         """Stop for good and close this process's copies; with `sweep` take first what already waits."""
         self.pause()
-        for listener in self._listeners.values():
+        for door in self._doors.values():
             for _ in range(SWEEP if sweep else 0):
-                if not self._take(listener):
+                if not self._take(door):
                     break
-            listener.close()
-        self._listeners.clear()
+            door.close()
+        self._doors.clear()
         self._epoll.close()
 
     def _on_waiting(self) -> None:
-        for fd, _events in self._epoll.poll(0, len(self._listeners)):
+        for fd, _events in self._epoll.poll(0, len(self._doors)):
             for _ in range(1 if self._taker.inflight or self._doubts() else WHILE_IDLE):
-                if not (self._has_room() and self._take(self._listeners[fd])):
+                if not (self._has_room() and self._take(self._doors[fd])):
                     break
             if not self._is_watching:
                 return
@@ -153,7 +154,7 @@ class Acceptor:
     def _look_away(self) -> None:
         if self._is_watching:
             self._loop.remove_reader(self._epoll.fileno())
-            for fd in self._listeners:
+            for fd in self._doors:
                 self._epoll.unregister(fd)
             self._is_watching = False
 
@@ -167,9 +168,9 @@ class Acceptor:
         else:
             self.open()
 
-    def _take(self, listener: socket.socket) -> bool:
+    def _take(self, door: Door) -> bool:
         try:
-            sock, _address = listener.accept()
+            sock, peer = door.accept()
         except BlockingIOError:
             return False
         except ConnectionError:  # gone again while it waited (accept(2), ECONNABORTED)
@@ -179,10 +180,9 @@ class Acceptor:
                 self._run_short(error)
                 return False
             raise
-        sock.setblocking(False)
         self._taken += 1
         self._awaited = max(self._awaited, self._row[_STARTED]) + 1
-        self._taker.accepted(sock)
+        self._taker.accepted(sock, peer, door.here)
         return True
 
     def _run_short(self, error: OSError) -> None:

@@ -28,7 +28,7 @@ class Taker:
     def has_place(self) -> bool:
         return len(self.socks) < self.places
 
-    def accepted(self, sock: socket.socket) -> None:
+    def accepted(self, sock: socket.socket, _peer: object, _here: object) -> None:
         self.socks.append(sock)
 
 
@@ -146,7 +146,7 @@ def test_connections_just_taken_are_waited_for_as_if_they_were_requests(door: Do
     def bring_a_request() -> None:
         door.row[Cell.STARTED] += 1
 
-    def accepted(sock: socket.socket) -> None:
+    def accepted(sock: socket.socket, _peer: object, _here: object) -> None:
         door.taker.socks.append(sock)
         door.loop.call_later(FIRST_REQUEST_PAUSE / 2, bring_a_request)
 
