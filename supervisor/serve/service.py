@@ -96,10 +96,10 @@ class Service:
             self._open_websocket = functools.partial(Upgrade, self.bridge)
             self._lifespan = Lifespan(self.bridge.app, loop)
         else:
-            self.bridge = WsgiBridge(app, self)  # type: ignore[arg-type]
+            self.bridge = WsgiBridge(app, self, on_room)  # type: ignore[arg-type]
             self.capacity = min(settings.max_inflight, settings.threads)
         self.open: Opener
-        self._tally = Tally(row, self.capacity, on_room)
+        self._tally = Tally(row, settings.max_inflight, on_room)
         self.set_limits(Limits.of(settings))
         self._gate = Gate(loop, self._trust, self._admit, self._turned_away) if settings.proxy_protocol else None
 
@@ -144,6 +144,22 @@ class Service:
         return self._tally.inflight
 
     @property
+    def load(self) -> int:
+        """How much of `capacity` is taken: by requests under way or, for a WSGI app, by those that hold a thread."""
+        return self.bridge.load if isinstance(self.bridge, WsgiBridge) else self._tally.inflight
+
+    def is_full(self) -> bool:
+        """Whether there is no room for a request more; if so, `on_room` is called once there may be."""
+        if self._tally.inflight >= self.settings.max_inflight:
+            return True
+        return isinstance(self.bridge, WsgiBridge) and self.bridge.is_full()
+
+    def keeps_up(self) -> bool:
+        """Whether a request that finds no room has its turn soon all the same."""
+        few = self._tally.inflight < self.settings.max_inflight
+        return few and isinstance(self.bridge, WsgiBridge) and self.bridge.keeps_up()
+
+    @property
     def connections(self) -> int:
         """Connections open now."""
         return self._tally.connections
@@ -151,7 +167,7 @@ class Service:
     @property
     def crowd(self) -> str:
         """What is here, in the words of a log line."""
-        if self.inflight >= self.capacity:
+        if max(self.load, self.inflight) >= self.capacity:
             return f"{self.inflight} requests under way, room for {self.capacity}"
         return f"{self.connections} connections open, room for {self.limits.connections}"
 

@@ -4,6 +4,8 @@ Invariants:
 - The listening sockets are in an epoll of the worker's own, whose descriptor the event loop watches: a worker without
   room takes them out and sees no connection, while the kernel keeps them queued for whoever has room.
 - One wake-up takes one connection; more only while nothing else is under way, so that an idle sibling gets its share.
+- Who is full takes a few all the same when nobody else has taken them for a while, as long as those it has need not
+  wait long: connections that are in use all the time would else keep others out for good.
 - A connection just taken counts as a request, which is all but sure to be on its way: with room for one, one is taken.
 - No more connections are taken than are allowed; who has used up what was allowed is not full, but leaves the others
   their turn.
@@ -26,6 +28,8 @@ WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing unde
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 FIRST_REQUEST_PAUSE = 0.005  # seconds that a full worker gives connections just taken to bring their requests
 DOUBT = 1.0  # seconds without such pauses after one in which most of them brought none
+PATIENCE = 0.01  # seconds that a full worker leaves connections to others, time and again
+LEFT_LYING = 4  # connections that it takes then, if it keeps up
 SHORTAGE_PAUSE = 0.5  # seconds without accepting after the kernel refused one for want of resources
 SWEEP = 4096  # connections taken at most from the queue of a socket that is about to close
 _STARTED = int(Cell.STARTED)
@@ -38,6 +42,13 @@ class Taker(Protocol):
 
     @property
     def inflight(self) -> int: ...
+
+    @property
+    def load(self) -> int: ...
+
+    def is_full(self) -> bool: ...
+
+    def keeps_up(self) -> bool: ...
 
     def has_place(self) -> bool: ...
 
@@ -69,6 +80,7 @@ class Acceptor:
         self._is_open = False
         self._is_watching = False
         self._is_short = False
+        self._is_patient = False
         self._taken = 0
         self._allowed: int | None = None  # connections in all
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
@@ -126,7 +138,7 @@ class Acceptor:
 
     def _is_full(self) -> bool:
         """No request more, or no connection more, has a place; the taker says when one has."""
-        return self._taker.inflight >= self._taker.capacity or not self._taker.has_place()
+        return self._taker.is_full() or not self._taker.has_place()
 
     def _has_room(self) -> bool:
         """Whether one more connection could be served; if not, stop watching until there may be room again."""
@@ -136,8 +148,9 @@ class Acceptor:
             return False
         if self._is_full():
             self.pause()
+            self._be_patient()
             return False
-        if taker.inflight + self._silent() >= taker.capacity and not self._doubts():
+        if taker.load + self._silent() >= taker.capacity and not self._doubts():
             self._look_away()
             self._loop.call_later(FIRST_REQUEST_PAUSE, self._look_again)
             return False
@@ -165,8 +178,26 @@ class Acceptor:
         self._awaited = 0
         if self._is_full():
             self.pause()
+            self._be_patient()
         else:
             self.open()
+
+    def _be_patient(self) -> None:
+        if not self._is_patient:
+            self._is_patient = True
+            self._loop.call_later(PATIENCE, self._take_left)
+
+    def _take_left(self) -> None:
+        """If there is still no room, take a few of those whom nobody has taken."""
+        self._is_patient = False
+        if self._is_watching or self._is_short or self._epoll.closed:
+            return
+        taker = self._taker
+        for door in self._doors.values():
+            for _ in range(LEFT_LYING):
+                if self._is_used_up or not (taker.keeps_up() and taker.has_place() and self._take(door)):
+                    break
+        self._be_patient()
 
     def _take(self, door: Door) -> bool:
         try:

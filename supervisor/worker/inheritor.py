@@ -30,10 +30,7 @@ SWEEP = 4096  # connections taken at most from a queue to which nobody else will
 class Heir(Protocol):
     """Whoever goes on with the connections."""
 
-    capacity: int
-
-    @property
-    def inflight(self) -> int: ...
+    def is_full(self) -> bool: ...
 
     @property
     def connections(self) -> int: ...
@@ -79,7 +76,7 @@ class Inheritor:
                 break
 
     def _has_room(self) -> bool:
-        return self._heir.inflight < self._heir.capacity and self._heir.has_place()
+        return not self._heir.is_full() and self._heir.has_place()
 
     def _on_waiting(self) -> None:
         share = self._share

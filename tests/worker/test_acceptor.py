@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from supervisor.kernel.board import Cell, private_row
-from supervisor.worker.acceptor import FIRST_REQUEST_PAUSE, Acceptor
+from supervisor.worker.acceptor import FIRST_REQUEST_PAUSE, LEFT_LYING, Acceptor
 
 PATIENCE = 0.1  # seconds in which a connection that is taken at all has been taken
 
@@ -22,8 +22,19 @@ class Taker:
     def __init__(self) -> None:
         self.capacity = 100
         self.inflight = 0
+        self.is_quick = False
         self.places = 100
         self.socks: list[socket.socket] = []
+
+    @property
+    def load(self) -> int:
+        return self.inflight
+
+    def is_full(self) -> bool:
+        return self.inflight >= self.capacity
+
+    def keeps_up(self) -> bool:
+        return self.is_quick
 
     def has_place(self) -> bool:
         return len(self.socks) < self.places
@@ -102,6 +113,24 @@ def test_an_allowance_that_shrinks_below_what_was_taken_takes_none_back(door: Do
     door.acceptor.allow(2)
     door.knock(2)
     assert door.taken() == 4
+
+
+def test_who_is_full_but_keeps_up_takes_a_few_of_those_that_nobody_takes(door: Door) -> None:
+    door.acceptor.open()
+    door.taker.inflight = door.taker.capacity
+    door.knock(3 * LEFT_LYING)
+    assert door.taken() == 0
+    door.taker.is_quick = True
+    assert door.taken() == 3 * LEFT_LYING
+    assert door.told == [True, False], "it is still full"
+    door.taker.places = 3 * LEFT_LYING + 1
+    door.knock(3)
+    assert door.taken() == 3 * LEFT_LYING + 1, "a place for a connection is needed also then"
+    door.taker.is_quick = False
+    door.taker.inflight = 0
+    door.taker.places = 100
+    door.acceptor.open()
+    assert door.taken() == 3 * LEFT_LYING + 3
 
 
 def test_an_allowance_does_not_open_a_door_that_is_shut_for_want_of_room(door: Door) -> None:

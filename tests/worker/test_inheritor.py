@@ -36,6 +36,9 @@ class Heir:
     def connections(self) -> int:
         return len(self.socks)
 
+    def is_full(self) -> bool:
+        return self.inflight >= self.capacity
+
     def has_place(self) -> bool:
         return len(self.socks) < self.places
 
