@@ -10,6 +10,7 @@ from supervisor.config.bounds import BOUNDS
 from supervisor.config.edge import EDGE
 from supervisor.config.hooks import HOOKS
 from supervisor.config.option import Option, Section
+from supervisor.config.watching import WATCHING
 
 _LISTENING = "Listening and importing"
 _WORKERS = "Workers"
@@ -263,6 +264,7 @@ OPTIONS: tuple[Option, ...] = (
         default="1000",
         help="requests at once in a worker; above it the worker stops accepting",
     ),
+    *WATCHING,
     *BOUNDS,
     *HOOKS,
     Option(

@@ -56,6 +56,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
     max_requests: int | None = None
     max_inflight: int = 1000
+    max_restarts: int = 5  # within a minute
     max_connections: int = 16384
     limit_request_line: int = 8 * 1024
     limit_request_head: int = MAX_REQUEST_HEAD

@@ -21,6 +21,7 @@ Parser = Callable[[object], Any]
 MAX_WORKERS = 1024
 MAX_THREADS = 1024
 MAX_INFLIGHT = 1_000_000
+MAX_RESTARTS = 1024
 MAX_CONNECTIONS = 10_000_000
 MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once 16 bits wide
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact

@@ -31,7 +31,7 @@ from supervisor.master.news import News
 from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
-from supervisor.master.vitals import Sampler
+from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
 from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated
@@ -73,11 +73,11 @@ class App:
         self.access = AccessFiles()
         self.hooks = Hooks(reactor, children, journal, settings.name)
         self.accounts = Accounts()
-        self.sampler = Sampler()
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
         self.rollout = Rollout(self, reactor)
+        self.watch = Watch(self, reactor)
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
 
@@ -87,7 +87,8 @@ class App:
     def state(self) -> AppState:
         if self.engine.roll.is_under_way and not self.is_stopping:
             return "rolling"
-        return standing(self.engine.fleet)
+        state = standing(self.engine.fleet)
+        return "degraded" if state == "running" and self.watch.restraint.is_degraded else state
 
     @property
     def is_complete(self) -> bool:
@@ -191,19 +192,6 @@ class App:
         """The numbers of all slots that are to be served once no roll is under way any more."""
         count = self.count if self.engine.roll.phase is rolls.Phase.ROLLING_BACK else self.rollout.next_count
         return tuple(number for number in range(1, count + 1) if number not in self.held)
-
-    def sample(self, now: float) -> None:
-        """Take everybody's pulse, and recycle who has used itself up."""
-        self.sampler.sample(list(self.workers.values()), now)
-        for worker in list(self.workers.values()):  # the one that has served longest is the first to go
-            self.news.dropped(worker, *worker.newly_dropped())
-            slot = self.engine.fleet.slots.get(worker.slot)
-            if slot is None or not slot.is_settled or slot.holder is None or slot.holder.id != worker.number:
-                continue
-            limit = limits.Limits(self.releases[worker.generation].settings.max_memory, worker.max_requests)
-            sample = limits.Sample(self.sampler.of(worker).rss_bytes, worker.requests)
-            if (why := limits.verdict(limit, sample)) and not self.engine.roll.is_under_way:
-                self.recycle(slot.number, why)
 
     def reopen_logs(self) -> None:
         """The log files were moved away: write to new ones. Raises `SurroundingsError` and then keeps the old."""
@@ -347,8 +335,8 @@ class App:
         self._tidy()
         self.relay.settle(self.engine.fleet, self.workers)
         if self.state != self._state and (self.state != "stopped" or self.has_left):
-            before, self._state = self._state, self.state
-            self.news.state_changed(before, self._state)
+            self._state = self.state
+            self.news.state_changed(self._state, self.watch.restraint.why)
         self._owner.on_app_settled(self)
         if self.is_stopping and self.is_idle and self._starts_again:
             self._begin_again()

@@ -168,7 +168,7 @@ class Master:
     def _sample(self) -> None:
         now = self._reactor.now()
         for app in self._apps.values():
-            app.sample(now)
+            app.watch.sample(now)
         self._reactor.call_at(now + SAMPLE_EVERY, self._sample)
 
     def _status(self) -> Status:

@@ -26,6 +26,7 @@ class News:
         self._journal = journal
         self._app = app
         self._ends: dict[int, tuple[Worker, float, int]] = {}  # by worker: seconds it lived, requests lost with it
+        self._is_ill = False  # told to be failed or degraded, and not to have recovered since
         self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
 
     def preloaded(self, release: Release, imported: Imported) -> None:
@@ -116,14 +117,21 @@ class News:
     def unbound(self, bound: str) -> None:
         self._tell("log", f"no longer listens on {bound}: the release that serves does not name it")
 
-    def state_changed(self, before: AppState, after: AppState) -> None:
+    def spared(self, worker: Worker, why: str, limit: int) -> None:
+        text = f"not killed although it should be ({why}): max_restarts, {limit} in a minute, is used up"
+        self._tell_worker("log", text, worker, level="warning", why=why)
+
+    def state_changed(self, after: AppState, why: str = "") -> None:
+        """`why` is the watch's restraint, if that is what makes it degraded."""
+        was_ill, self._is_ill = self._is_ill, after in ("failed", "degraded") or (self._is_ill and after == "rolling")
         if after == "failed":
             text = "all its workers keep dying; the socket stays open and holdfast keeps trying"
             self._tell("app.failed", text, level="error")
         elif after == "degraded":
-            self._tell("app.degraded", "some workers keep dying, the others serve", level="warning")
-        elif after == "running" and before in ("failed", "degraded"):
-            self._tell("app.recovered", "all workers are ready again")
+            text = why or "some workers keep dying, the others serve"
+            self._tell("app.degraded", text, level="warning", why=text)
+        elif after == "running" and was_ill:
+            self._tell("app.recovered", "all workers serve, and none has to be killed")
         elif after == "stopped":
             self._tell("log", "stopped")
 

@@ -41,7 +41,7 @@ def app_status(app: App, now: float) -> AppStatus:
 
 def _worker(app: App, worker: Worker, seat: seats.Worker | None, now: float) -> WorkerStatus:
     row = worker.row
-    vitals = app.sampler.of(worker)
+    vitals = app.watch.sampler.of(worker)
     state: SlotState = "draining"
     if seat is not None:
         state = _STATES[row[Cell.STATE]] if seat.ready_at is not None else "starting"

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "keepalive": ("5", 5.0, '"long"', "seconds"),
     "max_memory": ('"512M"', 512 * 1024**2, '"12Q"', "a size of at least 1M|a size such as 512M or 2G"),
     "max_requests": ("1000", 1000, "-5", "a whole number of at least 1"),
+    "max_restarts": ("0", 0, "-1", "0 to 1024"),
     "max_inflight": ("10", 10, "0", "1 to 1000000"),
     "limit_request_line": ("4094", 4094, '"17K"', "a size of 128 to 16K"),
     "limit_request_head": ('"32K"', 32 * 1024, '"65K"', "a size of 1K to 64K"),

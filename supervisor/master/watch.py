@@ -1,0 +1,75 @@
+"""The watch over one app's workers: takes their pulse, asks `supervisor.watch` for verdicts, and has them carried out.
+
+Invariant: it recycles only a slot that is settled, never during a roll, and kills nobody without its `Restraint`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from supervisor.config.settings import AppSettings
+from supervisor.fleet import records as seats
+from supervisor.kernel.reactor import Reactor
+from supervisor.master.engine import Engine
+from supervisor.master.generations import Releases
+from supervisor.master.news import News
+from supervisor.master.restraint import Restraint
+from supervisor.master.vitals import Sampler
+from supervisor.master.worker import Worker
+from supervisor.watch import limits
+
+
+class WatchOwner(Protocol):
+    """The app that is watched."""
+
+    settings: AppSettings
+    workers: dict[int, Worker]
+    engine: Engine
+    releases: Releases
+    news: News
+
+    def recycle(self, slot: int, why: str, *, insist: bool = False) -> None: ...
+
+
+class Watch:
+    """`sample` is to be called each second; `may_kill` before a worker is killed for how it fares."""
+
+    def __init__(self, owner: WatchOwner, reactor: Reactor) -> None:
+        self._owner = owner
+        self.sampler = Sampler()
+        self.restraint = Restraint(reactor, owner.news)
+
+    def sample(self, now: float) -> None:
+        """Take everybody's pulse, and recycle who has used itself up."""
+        workers = list(self._owner.workers.values())  # the one that has served longest is the first to go
+        self.sampler.sample(workers, now)
+        self._recover()
+        for worker in workers:
+            self._owner.news.dropped(worker, *worker.newly_dropped())
+            slot = self._served_by(worker)
+            if slot is not None and slot.is_settled and not self._owner.engine.roll.is_under_way:
+                self._recycle(slot.number, worker)
+
+    def may_kill(self, worker: Worker, why: str) -> bool:
+        """Whether `worker` may be killed for `why`. A kill that is granted counts as done; one that is refused has
+        been warned of, and leaves the app degraded."""
+        granted = self.restraint.may_kill(worker, why, self._owner.settings.max_restarts)
+        if not granted:
+            self._owner.engine.post()  # no news for the machines, but the app's state is another
+        return granted
+
+    def _recycle(self, slot: int, worker: Worker) -> None:
+        limit = limits.Limits(self._owner.releases[worker.generation].settings.max_memory, worker.max_requests)
+        sample = limits.Sample(self.sampler.of(worker).rss_bytes, worker.requests)
+        if why := limits.verdict(limit, sample):
+            self._owner.recycle(slot, why)
+
+    def _recover(self) -> None:
+        if self.restraint.is_degraded:
+            self.restraint.look(self._owner.settings.max_restarts)
+            self._owner.engine.post()
+
+    def _served_by(self, worker: Worker) -> seats.Slot | None:
+        """The slot that it holds."""
+        slot = self._owner.engine.fleet.slots.get(worker.slot)
+        return slot if slot is not None and slot.holder is not None and slot.holder.id == worker.number else None
