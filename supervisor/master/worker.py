@@ -21,6 +21,7 @@ from supervisor.kernel.board import Board, Cell
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.process import Ended
 from supervisor.kernel.reactor import Reactor
+from supervisor.kernel.stacks import StackRecord
 from supervisor.master.children import Child, Children
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
@@ -87,6 +88,7 @@ class Worker:
         self.row = board.row(self.row_number)
         self._dropped = 0, 0
         self.pipes = Pipes(reactor, journal, app, generation, slot)
+        self._stacks = StackRecord(app)
         self._channel, self._theirs = Channel.pair()
         reactor.add_reader(self._channel.fileno(), self._on_message)
 
@@ -109,9 +111,13 @@ class Worker:
         before, self._dropped = self._dropped, (self.row[Cell.OUTPUT_DROPPED], self.row[Cell.RECORDS_DROPPED])
         return self._dropped[0] - before[0], self._dropped[1] - before[1]
 
-    def fds_to_pass(self) -> tuple[int, int, int]:
-        """What travels with the request to fork it: channel, stdout, stderr."""
-        return self._theirs.fileno(), *self.pipes.write_ends
+    def last_stacks(self) -> str:
+        """What a fatal signal has made it write, threads and frames as faulthandler names them; else empty."""
+        return self._stacks.fatal()
+
+    def fds_to_pass(self) -> tuple[int, int, int, int]:
+        """What travels with the request to fork it: channel, stdout, stderr, the record of its stacks."""
+        return self._theirs.fileno(), *self.pipes.write_ends, self._stacks.fd
 
     def passed(self) -> None:
         """The spawner has been sent its copies."""
@@ -261,6 +267,7 @@ class Worker:
     def _finish(self, reason: str) -> None:
         self._close_channel()
         self._owner.on_worker_end(self, reason)
+        self._stacks.close()
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:

@@ -28,7 +28,10 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Master to spawner. Descriptors: the worker's channel, its stdout, its stderr, the access log if there is one."""
+    """Master to spawner.
+
+    Descriptors: the worker's channel, its stdout, its stderr, its record of stacks, the access log if there is one.
+    """
 
     worker: int
     slot: int

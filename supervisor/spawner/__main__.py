@@ -23,6 +23,7 @@ from supervisor.errors import AppError, SurroundingsError
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.descriptors import raise_descriptor_limit
 from supervisor.kernel.memory import settle
+from supervisor.kernel.signalstack import widen_signal_stack
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Fork,
@@ -60,6 +61,7 @@ def main() -> int:
     """Serve the master. Returns in the spawner when it is retired, and in each forked worker when that ends."""
     ignore_terminal_signals()
     guard_standard_streams()
+    widen_signal_stack()
     raise_descriptor_limit()
     channel = Channel.from_fd(CHANNEL_FD)
     channel.set_blocking(True)
@@ -220,7 +222,7 @@ def _fork_and_leave(write: int) -> None:
 
 
 def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
-    channel, stdout, stderr, *access = fds
+    channel, stdout, stderr, stacks, *access = fds
     return Seat(
         settings=release.launch.settings,
         generation=release.launch.generation,
@@ -232,6 +234,7 @@ def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
         channel=channel,
         stdout=stdout,
         stderr=stderr,
+        stacks=stacks,
         access_log=access[0] if access else None,
         tls=release.tls,
         worker=_info(release, request),

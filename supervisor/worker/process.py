@@ -27,6 +27,7 @@ from supervisor.errors import AppError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.memory import let_go_of_zeros
+from supervisor.kernel.stacks import leave_stacks_in
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Admit,
@@ -78,6 +79,7 @@ class Seat:
     channel: int
     stdout: int
     stderr: int
+    stacks: int
     access_log: int | None
     tls: Tls | None
     worker: WorkerInfo
@@ -90,6 +92,7 @@ def run(seat: Seat) -> int:
     for pipe, standard in ((seat.stdout, 1), (seat.stderr, 2)):
         os.dup2(pipe, standard, inheritable=True)
         os.close(pipe)
+    leave_stacks_in(seat.stacks)
     worker = Worker(seat)
     try:
         return worker.live()
