@@ -17,7 +17,7 @@ from benchmarks.server import Server
 
 WRK_LUA = Path(__file__).with_name("wrk.lua")
 WEBSOCKET_LOAD = Path(__file__).with_name("websocket_load.py")
-WARM_UP_S = 1
+WARM_UP_S = 2
 STEADY_S = 2.0  # memory is read when it has not changed by more than 1 % for so long
 STEADY_WITHIN_S = 30.0
 
@@ -65,6 +65,11 @@ class Figures:
         rates = [each.requests_per_s for each in self.rounds]
         return (max(rates) - min(rates)) / 2 / statistics.median(rates)
 
+    def times(self, other: Figures, name: str = "requests_per_s") -> float:
+        """How many times the other's: the median of the rounds' ratios."""
+        pairs = zip(self.rounds, other.rounds, strict=False)
+        return statistics.median(float(getattr(mine, name)) / float(getattr(its, name)) for mine, its in pairs)
+
     def errors(self) -> dict[str, int]:
         totals: dict[str, int] = {}
         for each in self.rounds:
@@ -80,9 +85,13 @@ def need_tools() -> None:
         raise UnavailableError(f"{' and '.join(missing)} not found: apt install wrk util-linux")
 
 
-def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
-    """Warm up, then measure. Raises `UnavailableError` when the client fails."""
+def warm_up(server: Server, scenario: Scenario, setup: Setup) -> None:
+    """Raises `UnavailableError` when the client fails."""
     _load(server, scenario, setup, WARM_UP_S)
+
+
+def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
+    """Raises `UnavailableError` when the client fails."""
     before = _core_times(setup.server_core), _core_times(setup.client_core)
     used = server.cpu_seconds()
     seen = _load(server, scenario, setup, setup.seconds)

@@ -20,7 +20,8 @@ Row = Sequence[str]
 def about(setup: Setup) -> str:
     """The line that every figure depends on."""
     return (
-        f"{setup.rounds} alternating rounds of {setup.seconds} s, medians; {setup.connections} connections; "
+        f"{setup.rounds} alternating rounds of {setup.seconds} s, medians, ratios within rounds; "
+        f"{setup.connections} connections; "
         f"one worker on core {setup.server_core}, the client on core {setup.client_core}; "
         f"Python {platform.python_version()}, Linux {platform.release()}, {_processor()}"
     )
@@ -55,7 +56,7 @@ def _speed_row(figures: Figures, ours: Figures | None) -> Row:
         f"{1e3 * figures.median('p50_s'):.2f} ms",
         f"{1e3 * figures.median('p99_s'):.2f} ms",
         *(f"{100 * figures.median(name):.0f} %" for name in ("server_cpu", "server_core_busy", "client_core_busy")),
-        f"{_rate(ours) / _rate(figures):.2f} x" if ours and ours is not figures else "",
+        f"{ours.times(figures):.2f} x" if ours and ours is not figures else "",
     )
 
 
@@ -75,8 +76,8 @@ def _verdict(all_figures: Sequence[Figures], ours: Figures | None) -> list[str]:
     others = [each for each in measured if not each.server.startswith("holdfast")]
     if ours is None or not others:
         return []
-    best = max(others, key=_rate)
-    return [f"  holdfast: {_rate(ours) / _rate(best):.2f} times the best of the others, {best.server}"]
+    best = min(others, key=ours.times)
+    return [f"  holdfast: {ours.times(best):.2f} times the best of the others, {best.server}"]
 
 
 def speed_object(scenario: Scenario, all_figures: Sequence[Figures]) -> dict[str, Any]:
