@@ -10,6 +10,7 @@ from supervisor.config.bounds import BOUNDS
 from supervisor.config.edge import EDGE
 from supervisor.config.hooks import HOOKS
 from supervisor.config.option import Option, Section
+from supervisor.config.overload import OVERLOAD
 from supervisor.config.watching import WATCHING
 
 _LISTENING = "Listening and importing"
@@ -265,6 +266,7 @@ OPTIONS: tuple[Option, ...] = (
         help="requests at once in a worker; above it the worker stops accepting",
     ),
     *WATCHING,
+    *OVERLOAD,
     *BOUNDS,
     *HOOKS,
     Option(

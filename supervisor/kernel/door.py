@@ -5,6 +5,7 @@ Invariant: every connection taken is close-on-exec, and is owned by the object r
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 
@@ -30,6 +31,12 @@ class Door:
         """The next connection, and its peer's address. Raises `OSError` as accept(2) does."""
         fd, peer = self._accept()
         return socket.SocketType(*self._kind, fileno=fd), peer  # type: ignore[return-value]
+
+    def is_waited_at(self) -> bool:
+        """Whether a connection waits in the kernel's queue."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close this process's copy."""

@@ -254,7 +254,7 @@ class App:
         elif isinstance(message, Saturated):
             self.news.saturated(worker, message.why)
         elif isinstance(message, Recovered):
-            self.news.recovered(worker, message.seconds)
+            self.news.recovered(worker, message.seconds, message.why)
         elif isinstance(message, Erred):
             self.rollout.trial.look()
         elif isinstance(message, Probed):

@@ -58,9 +58,9 @@ class News:
         text = f"takes no new connections: {why}; the other workers do"
         self._tell_worker("worker.saturated", text, worker, level="warning", why=why)
 
-    def recovered(self, worker: Worker, seconds: float) -> None:
-        text = f"takes connections again after {seconds:.1f} s"
-        self._tell_worker("worker.recovered", text, worker, seconds=round(seconds, 3))
+    def recovered(self, worker: Worker, seconds: float, why: str) -> None:
+        text = f"takes connections again after {seconds:.1f} s: {why}"
+        self._tell_worker("worker.recovered", text, worker, seconds=round(seconds, 3), why=why)
 
     def recycling(self, worker: Worker, why: str) -> None:
         self._tell_worker("worker.recycled", f"to be replaced, new worker first: {why}", worker, why=why)

@@ -110,9 +110,10 @@ class Saturated(msgspec.Struct, frozen=True, tag=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, tag=True):
-    """Worker to master: it takes connections again."""
+    """Worker to master: it takes connections again, after so long, and why."""
 
     seconds: float
+    why: str
 
 
 class Admit(msgspec.Struct, frozen=True, tag=True):

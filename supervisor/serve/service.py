@@ -90,6 +90,7 @@ class Service:
         self.bridge: AsgiBridge | WsgiBridge
         self._lifespan: Lifespan | None = None
         self._open_websocket: Opener | None = None
+        self.is_held = False  # room or not, no connection is to be taken
         self.capacity = settings.max_inflight
         if interface == "asgi":
             self.bridge = AsgiBridge(app, self)  # type: ignore[arg-type]
@@ -148,15 +149,20 @@ class Service:
         """How much of `capacity` is taken: by requests under way or, for a WSGI app, by those that hold a thread."""
         return self.bridge.load if isinstance(self.bridge, WsgiBridge) else self._tally.inflight
 
+    @property
+    def owns_loop(self) -> bool:
+        """Whether the loop is not the app's to block, as it is inline."""
+        return not (isinstance(self.bridge, WsgiBridge) and self.bridge.pool is None)
+
     def is_full(self) -> bool:
         """Whether there is no room for a request more; if so, `on_room` is called once there may be."""
-        if self._tally.inflight >= self.settings.max_inflight:
+        if self.is_held or self._tally.inflight >= self.settings.max_inflight:
             return True
         return isinstance(self.bridge, WsgiBridge) and self.bridge.is_full()
 
     def keeps_up(self) -> bool:
         """Whether a request that finds no room has its turn soon all the same."""
-        few = self._tally.inflight < self.settings.max_inflight
+        few = self._tally.inflight < self.settings.max_inflight and not self.is_held
         return few and isinstance(self.bridge, WsgiBridge) and self.bridge.keeps_up()
 
     @property

@@ -7,6 +7,8 @@ Invariants:
 - Who is full takes a few all the same when nobody else has taken them for a while, as long as those it has need not
   wait long: connections that are in use all the time would else keep others out for good.
 - A connection just taken counts as a request, which is all but sure to be on its way: with room for one, one is taken.
+- A worker that is held, by its circuit breaker, takes only of those who have been waiting for a while. After a turn of
+  the loop that was blocked it takes nobody before its lag has been judged.
 - No more connections are taken than are allowed; who has used up what was allowed is not full, but leaves the others
   their turn.
 """
@@ -30,6 +32,7 @@ FIRST_REQUEST_PAUSE = 0.005  # seconds that a full worker gives connections just
 DOUBT = 1.0  # seconds without such pauses after one in which most of them brought none
 PATIENCE = 0.01  # seconds that a full worker leaves connections to others, time and again
 LEFT_LYING = 4  # connections that it takes then, if it keeps up
+LOOKS = 3  # in a row, in which somebody waits, before a worker that is held takes any
 SHORTAGE_PAUSE = 0.5  # seconds without accepting after the kernel refused one for want of resources
 SWEEP = 4096  # connections taken at most from the queue of a socket that is about to close
 _STARTED = int(Cell.STARTED)
@@ -58,7 +61,8 @@ class Taker(Protocol):
 class Acceptor:
     """Feeds `taker` from the listening sockets. `on_change(is_open)` tells when it starts or stops taking.
 
-    `row` is where the taker counts the requests that it has begun.
+    `row` is where the taker counts the requests that it has begun. `is_late` says that nothing is to be taken in this
+    turn of the loop, which has come so late that the next will see the taker held.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Acceptor:
         row: Row,
         on_shortage: Callable[[OSError], None],
         on_change: Callable[[bool], None],
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._doors = {listener.fileno(): Door(listener) for listener in listeners}
@@ -76,6 +81,7 @@ class Acceptor:
         self._row = row
         self._on_shortage = on_shortage
         self._on_change = on_change
+        self._is_late = is_late
         self._epoll = select.epoll()
         self._is_open = False
         self._is_watching = False
@@ -83,6 +89,8 @@ class Acceptor:
         self._is_patient = False
         self._taken = 0
         self._allowed: int | None = None  # connections in all
+        self._ration: int | None = None  # connections in all, until the next is given out
+        self._looks = 0  # in a row, at which somebody waited while the taker was held
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
         self._doubts_until = 0.0  # that they will; loop time
 
@@ -106,6 +114,25 @@ class Acceptor:
         if self._is_open:
             self.open()
 
+    def ration(self, connections: int | None) -> None:
+        """Take so many from now on, until this is called again; None: any number."""
+        self._looks = 0
+        self._ration = None if connections is None else self._taken + connections
+        if self._is_open:
+            self.open()
+
+    def take_forsaken(self) -> None:
+        """To be called from time to time while the taker is held: take some of those who wait when nobody else does,
+        and more each time."""
+        if self._epoll.closed or not any(door.is_waited_at() for door in self._doors.values()):
+            self._looks = 0
+            return
+        self._looks += 1
+        for door in self._doors.values():
+            for _ in range(LEFT_LYING * (self._looks - LOOKS)):
+                if self._is_short or self._is_used_up or not (self._taker.has_place() and self._take(door)):
+                    break
+
     def pause(self) -> None:
         """Leave the listening sockets to others."""
         self._look_away()
@@ -125,6 +152,8 @@ class Acceptor:
         self._epoll.close()
 
     def _on_waiting(self) -> None:
+        if self._is_late():
+            return
         for fd, _events in self._epoll.poll(0, len(self._doors)):
             for _ in range(1 if self._taker.inflight or self._doubts() else WHILE_IDLE):
                 if not (self._has_room() and self._take(self._doors[fd])):
@@ -134,7 +163,10 @@ class Acceptor:
 
     @property
     def _is_used_up(self) -> bool:
-        return self._allowed is not None and self._taken >= self._allowed
+        taken = self._taken
+        return (self._allowed is not None and taken >= self._allowed) or (
+            self._ration is not None and taken >= self._ration
+        )
 
     def _is_full(self) -> bool:
         """No request more, or no connection more, has a place; the taker says when one has."""

@@ -1,6 +1,6 @@
 """The worker's pulse on the board: that its loop turns, and how late it turns.
 
-Invariant: the tick is the only periodic work of an idle worker, and it writes to the board alone.
+Invariant: the tick is the only periodic work of an idle worker. It writes to the board, and then tells one listener.
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from supervisor.kernel.board import Cell, Row
 
 INTERVAL_NS = 100_000_000  # between ticks
 SPAN_NS = 10_000_000_000  # what one entry of the maximum's history stands for
 REMEMBERED = 6  # entries: the maximum shown is that of the last minute
+
+OnTick = Callable[[float, float], None]
+"""Called with seconds: how late the tick came, and when, on CLOCK_MONOTONIC."""
 
 
 class Heartbeat:
@@ -26,6 +30,16 @@ class Heartbeat:
         self._maxima: deque[int] = deque([0], maxlen=REMEMBERED)
         self._span_ends = self._due + SPAN_NS
         self._timer: asyncio.TimerHandle | None = None
+
+        self._on_tick: OnTick | None = None
+
+    def tell(self, on_tick: OnTick) -> None:
+        """Have each tick told, from the next one on."""
+        self._on_tick = on_tick
+
+    def lag(self) -> float:
+        """Seconds by which the next tick is late already."""
+        return (time.monotonic_ns() - self._due) / 1e9
 
     def start(self) -> None:
         self._due = time.monotonic_ns()
@@ -49,3 +63,5 @@ class Heartbeat:
         row[Cell.LAG_MAX_NS] = max(self._maxima)
         self._due = now + INTERVAL_NS
         self._timer = self._loop.call_later(INTERVAL_NS / 1e9, self._tick)
+        if self._on_tick is not None:
+            self._on_tick(lag / 1e9, now / 1e9)

@@ -42,9 +42,7 @@ from supervisor.messages.wire import (
     Probe,
     Probed,
     Ready,
-    Recovered,
     ReopenLogs,
-    Saturated,
     Waiting,
     encode,
     to_worker,
@@ -54,6 +52,7 @@ from supervisor.serve.logline import Writer
 from supervisor.serve.service import Service
 from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
+from supervisor.worker.admission import Admission
 from supervisor.worker.heartbeat import Heartbeat
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.inheritor import Inheritor
@@ -62,7 +61,6 @@ from supervisor.worker.output import count_drops
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
 ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
 PROBES = 3  # times that a worker which serves is asked whether it is still ready, before it counts as not
-SATURATED_AFTER = 1.0  # seconds without room before it is worth telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +136,7 @@ class Worker:
         self._allowed: int | None = None  # connections in all
         self._errors_told = 0
         self._probing: asyncio.Task[None] | None = None
-        self._full_since: float | None = None
-        self._full_told: asyncio.TimerHandle | None = None
+        self._admission = Admission(self._loop, self._row, self.tell, self._title)
         self._empty = self._loop.create_future()
         self._hooks = WorkerHooks()
         self._has_begun = False
@@ -266,7 +263,18 @@ class Worker:
 
     def _take_connections(self, service: Service) -> None:
         listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
-        self._acceptor = Acceptor(self._loop, listeners, service, self._row, self._on_shortage, self._on_admission)
+        limit = self._seat.settings.lag_limit if service.owns_loop else 0.0
+        self._acceptor = Acceptor(
+            self._loop,
+            listeners,
+            service,
+            self._row,
+            self._on_shortage,
+            self._admission.door,
+            lambda: 0 < limit < self._heartbeat.lag(),
+        )
+        self._admission.begin(service, self._acceptor, limit, self._on_room)
+        self._heartbeat.tell(self._admission.feel)
         self._acceptor.allow(self._allowed)
         self._acceptor.open()
 
@@ -322,6 +330,7 @@ class Worker:
         cut. Told again, it keeps what it has."""
         again, self.is_leaving = self.is_leaving, True
         if not again:
+            self._admission.end()
             self._enter(WorkerState.DRAINING)
         if self._acceptor is not None and not again:
             self._acceptor.close(sweep=drain.sweep)
@@ -356,28 +365,6 @@ class Worker:
             self._acceptor.open()
         if self._inheritor is not None:
             self._inheritor.resume()
-
-    def _on_admission(self, is_open: bool) -> None:
-        """Open or shut from moment to moment; only what lasts is worth a line in the log."""
-        if self.is_leaving:
-            return
-        self._row[Cell.STATE] = WorkerState.READY if is_open else WorkerState.SATURATED
-        if is_open:
-            if self._full_told is not None:
-                self._full_told.cancel()
-                self._full_told = None
-            elif self._full_since is not None:
-                self.tell(Recovered(self._loop.time() - self._full_since))
-                self._title("ready")
-            self._full_since = None
-        else:
-            self._full_since = self._loop.time()
-            self._full_told = self._loop.call_later(SATURATED_AFTER, self._tell_full)
-
-    def _tell_full(self) -> None:
-        self._full_told = None
-        self.tell(Saturated(self._service.crowd if self._service is not None else "no room"))
-        self._title("saturated")
 
     def _on_shortage(self, error: OSError) -> None:
         if self._shortages == 0:

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "max_requests": ("1000", 1000, "-5", "a whole number of at least 1"),
     "max_restarts": ("0", 0, "-1", "0 to 1024"),
     "max_inflight": ("10", 10, "0", "1 to 1000000"),
+    "lag_limit": ('"100ms"', 0.1, "-1", "seconds"),
     "limit_request_line": ("4094", 4094, '"17K"', "a size of 128 to 16K"),
     "limit_request_head": ('"32K"', 32 * 1024, '"65K"', "a size of 1K to 64K"),
     "limit_request_fields": ("50", 50, "101", "1 to 100"),

@@ -48,13 +48,17 @@ class Door:
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.setblocking(False)
+        self.listener = self.open_listener()
         self.taker = Taker()
         self.told: list[bool] = []
         self.clients: list[socket.socket] = []
         self.row = private_row()
         self.acceptor = Acceptor(self.loop, [self.listener], self.taker, self.row, lambda error: None, self.told.append)
+
+    def open_listener(self) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        return listener
 
     def knock(self, times: int) -> None:
         self.clients += [socket.create_connection(self.listener.getsockname()) for _ in range(times)]

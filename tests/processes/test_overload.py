@@ -1,0 +1,82 @@
+"""More than a worker can serve: a blocked one keeps nobody waiting but those it had already taken."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from tests.processes.cluster import Cluster, until
+from tests.processes.load import Load
+from tests.processes.web import Visitor, ask
+
+APP = Path(__file__).with_name("overload_app.py")
+BLOCKED_S = 4.0
+
+
+def cluster_of(folder: Path, app: str, *arguments: str) -> Cluster:
+    shutil.copy(APP, folder / "app.py")
+    return Cluster(folder, f"app:{app}", *arguments)
+
+
+def block(cluster: Cluster, seconds: float) -> threading.Thread:
+    """Have whichever worker takes it block its event loop for so long."""
+    thread = threading.Thread(target=ask, args=(cluster.bind, f"/block?{seconds}"))
+    thread.start()
+    return thread
+
+
+def test_while_a_worker_is_blocked_new_connections_are_answered_as_before(tmp_path: Path) -> None:
+    cluster = cluster_of(tmp_path, "asgi", "-w", "4")
+    with cluster, Load(cluster.bind, connections=4, fresh=1.0, posts=0.0) as load:
+        time.sleep(2.0)
+        before = load.window()
+        blocked = block(cluster, BLOCKED_S)
+        time.sleep(BLOCKED_S - 0.2)
+        during = load.window()
+        blocked.join()
+        report = load.stop()
+    assert report.lost == 0, report
+    assert during.requests > 400, "too few to speak of a percentile"
+    assert during.p99_s < 3 * before.p99_s + 0.02, (before, during)
+    assert during.longest_gap_s < 1.0
+    assert min(during.pids.values()) < during.requests / 20 or len(during.pids) == 3, "nobody was blocked"
+
+
+def test_a_worker_that_was_blocked_says_so_and_recovers_by_itself(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "asgi", "-w", "2") as cluster:
+        block(cluster, 1.0).join()
+        until("it tells", lambda: "takes no new connections: its event loop was" in cluster.log)
+        assert "lag_limit is 0.25 s; the other workers do" in cluster.log
+        until("it recovers", lambda: "its event loop keeps time again" in cluster.log)
+        assert {worker["state"] for worker in cluster.workers()} == {"ready"}
+
+
+def test_when_every_worker_lags_connections_are_taken_all_the_same(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "asgi", "-w", "2") as cluster:
+        for _ in range(3):  # pauses grow, and yet nobody waits for their end
+            began = time.monotonic()
+            visitors = [block(cluster, 0.5) for _ in range(6)]
+            for visitor in visitors:
+                visitor.join()
+            assert time.monotonic() - began < 6 * 0.5 + 3.0
+        until("both tell", lambda: cluster.log.count("takes no new connections: its event loop was") >= 2)
+
+
+def test_an_inline_wsgi_app_may_block_its_loop(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "wsgi", "-w", "1", "--threads", "1") as cluster:
+        for _ in range(3):
+            assert ask(cluster.bind, "/block?0.5").status == 200
+            began = time.monotonic()
+            assert ask(cluster.bind, "/").status == 200
+            assert time.monotonic() - began < 0.2
+        assert "takes no new connections" not in cluster.log
+
+
+def test_a_kept_alive_connection_of_a_lagging_worker_is_served_on(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "asgi", "-w", "2") as cluster:
+        visitor = Visitor(cluster.bind)
+        assert visitor.ask("/block?0.6").status == 200
+        assert visitor.ask("/?still").text == "still"
+        visitor.close()
