@@ -83,7 +83,7 @@ class Admission:
             self._acceptor.ration(1)
         if after.phase is not before.phase:
             self._change(after)
-        elif after.phase is Phase.OPEN:
+        if after.phase is Phase.OPEN:
             self._acceptor.take_forsaken()
 
     def _change(self, breaker: Breaker) -> None:

@@ -100,9 +100,9 @@ def test_a_trial_that_fails_is_the_same_episode(stage: Stage) -> None:
 
 
 def test_those_whom_nobody_takes_are_taken_by_a_worker_that_is_held(stage: Stage) -> None:
-    stage.tick(1.0)
     stage.door.knock(6)
-    for _ in range(3):
+    stage.door.taker.inflight = stage.door.taker.capacity
+    for _ in range(2):
         stage.tick(1.0)
         assert stage.door.taken() == 0
     stage.tick(1.0)
