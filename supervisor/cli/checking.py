@@ -11,10 +11,13 @@ import subprocess
 import click
 import msgspec
 
-from supervisor.config.settings import AppSettings, Settings
+from supervisor.config.settings import AppSettings, MemoryShare, Settings
+from supervisor.kernel.capacity import available_memory
 from supervisor.kernel.files import starting_directory
 from supervisor.master.place import CHECK, find_place
+from supervisor.master.releases import wanted_workers
 from supervisor.spawner.check import CheckResult
+from supervisor.watch.limits import max_memory, megabytes
 
 
 def report(settings: Settings) -> int:
@@ -48,7 +51,8 @@ def _import(app: AppSettings) -> CheckResult:
 def _verdict(app: AppSettings, result: CheckResult) -> str:
     if result.reason:
         return f"FAILED: {result.reason}"
-    return f"OK: {result.interface}, imported in {result.seconds:.2f} s, {_preload(app, result)}, {', '.join(app.bind)}"
+    found = [f"OK: {result.interface}", f"imported in {result.seconds:.2f} s", _preload(app, result), *app.bind]
+    return ", ".join(found + _max_memory(app))
 
 
 def _preload(app: AppSettings, result: CheckResult) -> str:
@@ -56,3 +60,13 @@ def _preload(app: AppSettings, result: CheckResult) -> str:
         return "preload possible" if app.preload != "off" else "preload possible (but off)"
     threads = f"the import left threads running: {', '.join(result.threads)}"
     return f"preload not possible ({threads})" if app.preload != "on" else f"preload on, a risk ({threads})"
+
+
+def _max_memory(app: AppSettings) -> list[str]:
+    """What a share comes to on this machine."""
+    if not isinstance(app.max_memory, MemoryShare):
+        return []
+    workers, available = wanted_workers(app), available_memory()
+    each = max_memory(app.max_memory, available, workers) or 0
+    of_all = f"{100 * app.max_memory.part:g}% of {megabytes(available)} MB by {workers}"
+    return [f"max_memory {megabytes(each)} MB a worker ({of_all})"]

@@ -12,11 +12,11 @@ from supervisor.config.hooks import HOOKS
 from supervisor.config.option import Option, Section
 from supervisor.config.overload import OVERLOAD
 from supervisor.config.watching import WATCHING
+from supervisor.config.wear import LIMITS, WEAR
 
 _LISTENING = "Listening and importing"
 _WORKERS = "Workers"
 _TIMES = "Times (seconds, or 30s, 5m)"
-_LIMITS = "Limits"
 _WEBSOCKET = "WebSocket"
 _LOGS = "Logs and control"
 
@@ -235,31 +235,12 @@ OPTIONS: tuple[Option, ...] = (
         default="1",
         help="on stopping, a request that comes this late on an idle connection is still answered",
     ),
-    Option(
-        key="max_memory",
-        flags=("--max-memory",),
-        section="app",
-        group=_LIMITS,
-        parse=values.parse_memory,
-        metavar="SIZE",
-        default="none",
-        help="a worker whose RSS passes this is replaced, new one first (512M, 2G)",
-    ),
-    Option(
-        key="max_requests",
-        flags=("--max-requests",),
-        section="app",
-        group=_LIMITS,
-        parse=values.parse_limit,
-        metavar="N",
-        default="none",
-        help="a worker is replaced after N requests, ±10% jitter, new one first",
-    ),
+    *WEAR,
     Option(
         key="max_inflight",
         flags=("--max-inflight",),
         section="app",
-        group=_LIMITS,
+        group=LIMITS,
         parse=values.count(1, values.MAX_INFLIGHT),
         metavar="N",
         default="1000",

@@ -22,6 +22,12 @@ MAX_REQUEST_HEAD = 64 * 1024
 MAX_REQUEST_FIELDS = 100
 
 
+class MemoryShare(msgspec.Struct, frozen=True):
+    """A part, above 0 and at most 1, of the memory that holdfast may use: all workers of the app have that together."""
+
+    part: float
+
+
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One `[app.NAME]` table. Times are seconds, sizes bytes; `None` means no limit or not set."""
 
@@ -53,8 +59,9 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     idle_linger: float = 1.0
     keepalive: float = 75.0
-    max_memory: int | None = None
+    max_memory: int | MemoryShare | None = None
     max_requests: int | None = None
+    max_age: float | None = None
     max_inflight: int = 1000
     max_restarts: int = 5  # within a minute
     max_connections: int = 16384

@@ -31,7 +31,6 @@ MAX_PEERS = 1024
 MAX_WORDS = 256
 MAX_COMMAND = 64 * 1024  # bytes
 MAX_FORMAT = 4096
-MIN_MEMORY = 1024**2  # below this a number was surely meant in another unit
 MAX_PATH = 4095  # bytes; PATH_MAX without the closing NUL, limits.h
 
 _SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)\s*(?:([kmgt])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
@@ -130,14 +129,6 @@ def parse_message_size(value: object) -> int:
     if size < 125:
         raise ValueError(f"a size of at least 125 bytes, such as 64K or 16M, not {shown(value)}")
     return size
-
-
-def parse_memory(value: object) -> int | None:
-    """A size of at least a mebibyte; 0 means no limit (None)."""
-    size = parse_size(value)
-    if 0 < size < MIN_MEMORY:
-        raise ValueError(f"a size of at least 1M, such as 512M or 2G, not {shown(value)}")
-    return size or None
 
 
 def seconds(positive: bool = False) -> Parser:

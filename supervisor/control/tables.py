@@ -56,6 +56,7 @@ _COLUMNS = (
     Column("MAX", 1, lambda it: f"{it.lag_max_ms:.1f} ms"),
     Column("RSS", 5, lambda it: size(it.rss_bytes)),
     Column("PSS", 2, lambda it: size(it.pss_bytes)),
+    Column("USS", 0, lambda it: size(it.uss_bytes)),
     Column("CPU", 5, lambda it: f"{it.cpu_percent:.0f}%"),
     Column("RESTARTS", 4, lambda it: str(it.restarts)),
 )
@@ -74,6 +75,7 @@ def app_line(name: str, app: AppStatus) -> Text:
     facts = [f"generation {app.generation}", " ".join(map(escape, app.bind)), f"{there}/{slots} ready"]
     facts += [_count(app.totals.requests, "request"), _count(app.totals.restarts, "restart")]
     facts += [f"{app.totals.shed} shed"] if app.totals.shed else []
+    facts += [f"max {size(app.max_memory_bytes)} a worker"] if app.max_memory_bytes is not None else []
     line.append("  " + "  ".join(facts))
     if app.totals.lost:
         line.append(f"  {app.totals.lost} lost", "red")

@@ -6,7 +6,8 @@ Invariants:
   without a holder while its replacement boots.
 - An heir on trial never takes the holder's place by itself: not when it is ready, and not when the holder dies.
 - A dead worker's slot is filled again at once, then with growing delays (`backoff`); no other slot is touched by it.
-- Recycling (memory, requests) never doubles or empties a second slot of the app while another is in motion.
+- Recycling (memory, requests, age) takes one worker of the app at a time: the next one is not touched before the last
+  has left, and a jittered rest is over.
 - Every worker that was spawned is accounted for until `Gone` is reported: as holder, as heir, or among the leaving.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from supervisor.fleet.backoff import FAILED_AFTER, count, delay
+from supervisor.fleet.backoff import FAILED_AFTER, count, delay, rest_of
 from supervisor.fleet.records import (
     LEAVE_GRACE,
     BecameReady,
@@ -88,6 +89,12 @@ def standing(fleet: Fleet) -> AppState:
     return "degraded" if any(slot.failures > 1 for slot in lacking) else "running"
 
 
+def may_recycle(fleet: Fleet, now: float) -> bool:
+    """Every wanted slot is served, nobody is on the way out, and who has just gone has been gone for a while."""
+    is_quiet = not fleet.leaving and fleet.rests_until <= now
+    return is_quiet and all(slot.is_settled for slot in fleet.slots.values() if slot.want is not None)
+
+
 def _want(fleet: Fleet, event: Want, _now: float) -> Outcome:
     for number, want in event.slots.items():
         slot = fleet.slots.get(number, Slot(number))
@@ -128,7 +135,7 @@ def _ready(fleet: Fleet, event: BecameReady, now: float) -> Outcome:
 def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
     if event.worker in fleet.leaving:
         rest = {key: worker for key, worker in fleet.leaving.items() if key != event.worker}
-        return replace(fleet, leaving=rest), []
+        return replace(fleet, leaving=rest, rests_until=now + rest_of(event.chance)), []
     slot = _find(fleet, event.worker)
     if slot is None:
         return fleet, []
@@ -150,11 +157,11 @@ def _gone(fleet: Fleet, event: Gone, now: float) -> Outcome:
     return _put(fleet, slot), [died]
 
 
-def _recycle(fleet: Fleet, event: Recycle, _now: float) -> Outcome:
+def _recycle(fleet: Fleet, event: Recycle, now: float) -> Outcome:
     slot = fleet.slots.get(event.slot)
     if slot is None or not slot.is_settled or slot.holder is None:
         return fleet, []
-    if not event.insist and not all(other.is_settled for other in fleet.slots.values() if other.want is not None):
+    if not event.insist and not may_recycle(fleet, now):
         return fleet, []
     told: list[Command] = [Recycling(slot.holder.id, slot.number, event.why)]
     return _put(fleet, replace(slot, replace_why=event.why, retry_at=0.0)), told

@@ -71,6 +71,7 @@ class Fleet(Struct, frozen=True):
     drain_timeout: float
     slots: Mapping[int, Slot] = {}
     leaving: Mapping[int, Worker] = {}
+    rests_until: float = 0.0  # nobody is recycled before
     next_id: int = 1
 
 
@@ -121,7 +122,7 @@ class Gone(Struct, frozen=True):
 
 
 class Recycle(Struct, frozen=True):
-    """Replace the slot's holder, new one first. Unless `insist`, only while no other slot is in motion."""
+    """Replace the slot's holder, new one first. Unless `insist`, only while nobody comes or goes, nor has just gone."""
 
     slot: int
     why: str

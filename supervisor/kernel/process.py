@@ -3,18 +3,17 @@
 Invariant: nothing here acts on a bare pid that may have been reused. A pidfd names one process for ever, so a signal
 reaches that process or nobody, and its exit status is taken by the one reader of its pidfd.
 
-Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), prctl(2) (PR_SET_CHILD_SUBREAPER), sched_getaffinity(2).
+Sources: pidfd_open(2), pidfd_send_signal(2), waitid(2), prctl(2) (PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import select
 import signal
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -127,65 +126,6 @@ def become_subreaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise SurroundingsError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
-
-
-def available_cpus() -> int:
-    """CPUs' worth of time this process may use, at least 1: its affinity, bounded by its cgroups' quotas.
-
-    A quota of one and a half CPUs counts as two, as the JVM and Go count it.
-    """
-    return _bounded_cpus(len(os.sched_getaffinity(0)), root="")
-
-
-def _bounded_cpus(affinity: int, root: str) -> int:
-    quotas = [math.ceil(quota) for quota in _cpu_quotas(root)]
-    return max(1, min([affinity, *quotas]))
-
-
-def _cpu_quotas(root: str) -> Iterator[float]:
-    """Every limit set on this process' cgroups and those above, in CPUs. cgroups(7); cgroup v2's `cpu.max`, v1's CFS.
-
-    Inside a container the path may be the host's, which is not mounted: the climb to the mount's top finds ours.
-    """
-    for line in _read(f"{root}/proc/self/cgroup").splitlines():
-        _hierarchy, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, quota_of = f"{root}/sys/fs/cgroup", _v2_quota
-        elif "cpu" in controllers.split(","):
-            mount, quota_of = f"{root}/sys/fs/cgroup/{controllers}", _v1_quota
-        else:
-            continue
-        for group in _upwards(path):
-            quota = quota_of(mount + group)
-            if quota is not None:
-                yield quota
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """`/a/b`, then `/a`, then the empty path."""
-    path = path.rstrip("/")
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-    yield ""
-
-
-def _v2_quota(group: str) -> float | None:
-    quota, _, period = _read(f"{group}/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() else None
-
-
-def _v1_quota(group: str) -> float | None:
-    quota, period = _read(f"{group}/cpu.cfs_quota_us"), _read(f"{group}/cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.strip().isdigit() and period else None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def _has_ended(pidfd: int) -> bool:

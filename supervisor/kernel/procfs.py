@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _PAGE = os.sysconf("SC_PAGESIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -29,16 +30,24 @@ def rss_bytes(pid: int) -> int | None:
     return int(data.split(b" ", 2)[1]) * _PAGE or None  # an ended process has no pages
 
 
-def pss_bytes(pid: int) -> int | None:
-    """Resident memory with each shared page divided by its sharers: what adds up over a preloaded app's workers.
+class Footprint(NamedTuple):
+    """What a process holds, in bytes: shared pages divided by their sharers (PSS), and not counted at all (USS)."""
 
-    The kernel walks all page tables for it, which takes a big process milliseconds: sample it seldom.
-    """
+    pss: int  # what adds up over a preloaded app's workers
+    uss: int  # what would be free if this process alone ended
+
+
+def footprint(pid: int) -> Footprint | None:
+    """The kernel walks all page tables for it, and the process can map nothing new meanwhile: take it seldom."""
     data = _read(f"/proc/{pid}/smaps_rollup")
-    if data is None:
+    if not data:
         return None
-    _, _, rest = data.partition(b"\nPss:")
-    return int(rest.split(None, 1)[0]) * 1024 if rest else None
+    fields = dict(line.split(b":", 1) for line in data.splitlines()[1:])
+    try:
+        pss, clean, dirty = (int(fields[name].split()[0]) for name in (b"Pss", b"Private_Clean", b"Private_Dirty"))
+    except KeyError:  # it has ended meanwhile
+        return None
+    return Footprint(pss * 1024, (clean + dirty) * 1024)
 
 
 def cpu_seconds(pid: int) -> float | None:

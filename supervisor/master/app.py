@@ -188,6 +188,11 @@ class App:
         """Replace a slot's worker, new one first."""
         self.engine.post(seats.Recycle(slot, why, insist))
 
+    def max_memory(self, settings: AppSettings) -> int | None:
+        """Bytes of RSS that a worker with these settings may have, among as many workers as there are to be."""
+        available = self.watch.wear.available_memory(self._reactor.now())
+        return limits.max_memory(settings.max_memory, available, self.rollout.next_count)
+
     def slots(self) -> tuple[int, ...]:
         """The numbers of all slots that are to be served once no roll is under way any more."""
         count = self.count if self.engine.roll.phase is rolls.Phase.ROLLING_BACK else self.rollout.next_count
@@ -299,7 +304,8 @@ class App:
         release = self.releases[command.generation]
         who = command.generation, command.slot, command.worker
         worker = Worker(self, self._reactor, self._journal, self.board, self.name, *who)
-        worker.max_requests = limits.jittered(release.settings.max_requests, random.random())  # noqa: S311  # jitter
+        chances = random.random(), random.random()  # noqa: S311  # jitter
+        worker.limits = limits.of_worker(release.settings.max_requests, release.settings.max_age, chances)
         self.workers[worker.number] = worker
         release.fork(worker)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from supervisor.config.settings import AppSettings
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
-from supervisor.kernel.process import available_cpus
+from supervisor.kernel.capacity import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.place import Place
 from supervisor.master.spawner import Spawner

@@ -36,6 +36,7 @@ def app_status(app: App, now: float) -> AppStatus:
         workers=tuple(sorted(rows, key=lambda row: (row.slot, row.state == "draining"))),
         totals=app.accounts.totals(app.workers.values()),
         last_roll=app.rollout.book.last(list(app.workers.values())),
+        max_memory_bytes=app.max_memory(app.settings),
     )
 
 
@@ -60,6 +61,7 @@ def _worker(app: App, worker: Worker, seat: seats.Worker | None, now: float) -> 
         pss_bytes=vitals.pss_bytes,
         cpu_percent=round(vitals.cpu_percent, 1),
         restarts=app.accounts.by_slot.get(worker.slot, 0),
+        uss_bytes=vitals.uss_bytes,
     )
 
 

@@ -39,6 +39,8 @@ class TrialOwner(Protocol):
     news: News
     relay: Relay
 
+    def max_memory(self, settings: AppSettings) -> int | None: ...
+
 
 class Trial:
     """Idle until `begin`; looks until `end`."""
@@ -99,7 +101,9 @@ class Trial:
             return
         look = self._gather()
         is_wsgi = any(worker.interface == "wsgi" for worker in self._ready(self._bake.generation).values())
-        reason = verdict(look, self._settings.max_memory, owns_loop=not (is_wsgi and self._settings.threads == 1))
+        reason = verdict(
+            look, self._owner.max_memory(self._settings), owns_loop=not (is_wsgi and self._settings.threads == 1)
+        )
         if reason is not None:
             self._fail(self._canary(), reason)
         elif self._bake.slot is not None:

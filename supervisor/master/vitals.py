@@ -1,10 +1,15 @@
 """Memory and CPU of workers, sampled by the master from /proc.
 
-Invariant: one round costs a few microseconds a worker, and walks the page tables (PSS) of at most `PSS_A_ROUND`.
+Invariants:
+- A round costs a few microseconds a worker.
+- Page tables are walked (for PSS and USS) one worker after the other, the one that has waited longest first, and all
+  walks of an app together take no more than `WALK_SHARE` of the time, however large its workers are: a worker can't
+  map memory while it is walked.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -12,7 +17,9 @@ from msgspec import Struct
 from supervisor.kernel import procfs
 from supervisor.master.worker import Worker
 
-PSS_A_ROUND = 2
+WALK_SHARE = 0.001  # of the time
+WALKS_AT_ONCE = 0.02  # seconds of walking that may be saved up, for a start or a roll that brings many at once
+WALK_EVERY = 5.0  # seconds; what has been walked since is not walked again
 
 
 class Vitals(Struct):
@@ -20,9 +27,11 @@ class Vitals(Struct):
 
     rss_bytes: int = 0
     pss_bytes: int = 0
+    uss_bytes: int = 0
     cpu_percent: float = 0.0
     cpu_seconds: float = 0.0
     at: float = 0.0
+    walked_at: float = float("-inf")
 
 
 class Sampler:
@@ -30,7 +39,8 @@ class Sampler:
 
     def __init__(self) -> None:
         self._known: dict[int, Vitals] = {}
-        self._next_pss = 0
+        self._credit = WALKS_AT_ONCE  # seconds of walking that are due; below zero after a walk that took longer
+        self._credited_at = time.monotonic()
 
     def of(self, worker: Worker) -> Vitals:
         """What is known; of a worker never sampled, a first sample taken now."""
@@ -38,7 +48,7 @@ class Sampler:
         if known is None and worker.pid:
             known = self._known[worker.number] = Vitals()
             known.rss_bytes = procfs.rss_bytes(worker.pid) or 0
-            known.pss_bytes = procfs.pss_bytes(worker.pid) or 0
+            self._walk([worker])
         return known or Vitals()
 
     def sample(self, workers: Sequence[Worker], now: float) -> None:
@@ -53,8 +63,20 @@ class Sampler:
                 if vitals.at:
                     vitals.cpu_percent = max(0.0, 100 * (used - vitals.cpu_seconds) / max(now - vitals.at, 1e-3))
                 vitals.cpu_seconds, vitals.at = used, now
-        for _ in range(min(PSS_A_ROUND, len(alive))):
-            self._next_pss = (self._next_pss + 1) % len(alive)
-            worker = alive[self._next_pss]
+        self._walk(sorted(alive, key=lambda worker: self._known[worker.number].walked_at))
+
+    def _walk(self, workers: Sequence[Worker]) -> None:
+        """The page tables of as many of these as is affordable now."""
+        now = time.monotonic()
+        self._credit = min(WALKS_AT_ONCE, self._credit + WALK_SHARE * (now - self._credited_at))
+        self._credited_at = now
+        for worker in workers:
             vitals = self._known[worker.number]
-            vitals.pss_bytes = procfs.pss_bytes(worker.pid) or vitals.pss_bytes
+            if self._credit <= 0 or now - vitals.walked_at < WALK_EVERY:
+                return
+            before = time.monotonic()
+            found = procfs.footprint(worker.pid)
+            vitals.walked_at = time.monotonic()
+            self._credit -= vitals.walked_at - before
+            if found is not None:
+                vitals.pss_bytes, vitals.uss_bytes = found

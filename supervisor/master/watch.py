@@ -15,8 +15,8 @@ from supervisor.master.generations import Releases
 from supervisor.master.news import News
 from supervisor.master.restraint import Restraint
 from supervisor.master.vitals import Sampler
+from supervisor.master.wear import Wear
 from supervisor.master.worker import Worker
-from supervisor.watch import limits
 
 
 class WatchOwner(Protocol):
@@ -28,6 +28,7 @@ class WatchOwner(Protocol):
     releases: Releases
     news: News
 
+    def max_memory(self, settings: AppSettings) -> int | None: ...
     def recycle(self, slot: int, why: str, *, insist: bool = False) -> None: ...
 
 
@@ -37,6 +38,7 @@ class Watch:
     def __init__(self, owner: WatchOwner, reactor: Reactor) -> None:
         self._owner = owner
         self.sampler = Sampler()
+        self.wear = Wear(owner, self.sampler)
         self.restraint = Restraint(reactor, owner.news)
 
     def sample(self, now: float) -> None:
@@ -44,11 +46,13 @@ class Watch:
         workers = list(self._owner.workers.values())  # the one that has served longest is the first to go
         self.sampler.sample(workers, now)
         self._recover()
+        settled = []
         for worker in workers:
             self._owner.news.dropped(worker, *worker.newly_dropped())
             slot = self._served_by(worker)
             if slot is not None and slot.is_settled and not self._owner.engine.roll.is_under_way:
-                self._recycle(slot.number, worker)
+                settled.append((slot.number, worker))
+        self.wear.look(settled, now)
 
     def may_kill(self, worker: Worker, why: str) -> bool:
         """Whether `worker` may be killed for `why`. A kill that is granted counts as done; one that is refused has
@@ -57,12 +61,6 @@ class Watch:
         if not granted:
             self._owner.engine.post()  # no news for the machines, but the app's state is another
         return granted
-
-    def _recycle(self, slot: int, worker: Worker) -> None:
-        limit = limits.Limits(self._owner.releases[worker.generation].settings.max_memory, worker.max_requests)
-        sample = limits.Sample(self.sampler.of(worker).rss_bytes, worker.requests)
-        if why := limits.verdict(limit, sample):
-            self._owner.recycle(slot, why)
 
     def _recover(self) -> None:
         if self.restraint.is_degraded:

@@ -41,6 +41,7 @@ from supervisor.messages.wire import (
     from_worker,
 )
 from supervisor.observe.journal import Journal
+from supervisor.watch.limits import Limits
 
 
 class WorkerOwner(Protocol):
@@ -83,7 +84,7 @@ class Worker:
         self.is_admitted = False
         self.interface: Interface | None = None  # known once it is ready
         self._allowed: int | None = None
-        self.max_requests: int | None = None
+        self.limits = Limits()  # with its own jitter
         self.row_number = board.take()
         self.row = board.row(self.row_number)
         self._dropped = 0, 0

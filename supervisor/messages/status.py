@@ -31,6 +31,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pss_bytes: int
     cpu_percent: float
     restarts: int
+    uss_bytes: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +99,7 @@ class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerStatus, ...]
     totals: Totals
     last_roll: RollStatus | None
+    max_memory_bytes: int | None = None  # of one worker, as the setting resolves now
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,6 +80,11 @@ _SLOT_GAUGES: tuple[tuple[str, str, Callable[[list[WorkerStatus]], float]], ...]
         "Resident memory, shared pages divided by their sharers.",
         lambda ws: sum(w.pss_bytes for w in ws),
     ),
+    (
+        "holdfast_worker_uss_bytes",
+        "Resident memory, shared pages not counted.",
+        lambda ws: sum(w.uss_bytes for w in ws),
+    ),
     ("holdfast_worker_cpu_ratio", "CPUs in use: 1 is one whole.", lambda ws: sum(w.cpu_percent for w in ws) / 100),
 )
 
@@ -113,6 +118,12 @@ def _apps(apps: Apps) -> Iterator[str]:
         (({"app": name}, app.generation) for name, app in apps.items()),
     )
     yield _family("holdfast_workers", "gauge", "Workers by state.", _workers_by_state(apps))
+    yield _family(
+        "holdfast_max_memory_bytes",
+        "gauge",
+        "Resident memory past which a worker is replaced.",
+        (({"app": name}, limit) for name, app in apps.items() if (limit := app.max_memory_bytes) is not None),
+    )
     rolls = {name: app.last_roll for name, app in apps.items() if app.last_roll is not None}
     yield from _rolls(rolls)
 

@@ -79,7 +79,7 @@ def test_no_command_shows_the_help_and_is_a_usage_error(tmp_path: Path) -> None:
         (["run", "a:b", "c:d"], "unexpected extra argument (c:d)"),
         (["run", "a:b", "--workers"], "Option '--workers' requires an argument"),
         (["run", "a:b", "--workers", "none"], "--workers: auto or 1 to 1024, not 'none'"),
-        (["run", "a:b", "--max-memory", "12Q"], "--max-memory: a size such as 512M or 2G, not '12Q'"),
+        (["run", "a:b", "--max-memory", "12Q"], "512M or 2G, or a share such as 80%, not '12Q'"),
         (["run", "a:b", "-b", "80"], "--bind: host:port"),
         (["run", "app"], "APP: module:attribute or module:factory(), such as myproject.asgi:app, not 'app'"),
         (["run"], "no app: name one"),

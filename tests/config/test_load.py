@@ -61,8 +61,9 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "drain_timeout": ("0", 0.0, "-1", "seconds"),
     "idle_linger": ("0.5", 0.5, "nan", "seconds"),
     "keepalive": ("5", 5.0, '"long"', "seconds"),
-    "max_memory": ('"512M"', 512 * 1024**2, '"12Q"', "a size of at least 1M|a size such as 512M or 2G"),
+    "max_memory": ('"512M"', 512 * 1024**2, '"12Q"', "a size such as 512M or 2G, or a share"),
     "max_requests": ("1000", 1000, "-5", "a whole number of at least 1"),
+    "max_age": ('"12h"', 43200.0, "-5", "seconds, such as"),
     "max_restarts": ("0", 0, "-1", "0 to 1024"),
     "max_inflight": ("10", 10, "0", "1 to 1000000"),
     "lag_limit": ('"100ms"', 0.1, "-1", "seconds"),
@@ -239,7 +240,7 @@ def test_all_mistakes_are_told_at_once_a_line_each() -> None:
         f"{FILE}: [app.web] workers: ",
         f"{FILE}: [app.all]: ",
         f"{FILE}: [supervisor] log_format: ",
-        "--max-memory: a size such as 512M or 2G, not '12Q'",
+        "--max-memory: a size such as 512M or 2G, or a share such as 80%, not '12Q'",
     ):
         assert sum(line.startswith(start) for line in lines) == 1
 

@@ -65,11 +65,6 @@ def test_a_wrong_size_is_quoted_in_the_message() -> None:
         values.parse_size("12Q")
 
 
-def test_a_memory_limit_below_a_mebibyte_was_meant_in_another_unit() -> None:
-    with pytest.raises(ValueError, match=r"at least 1M.*not 512$"):
-        values.parse_memory(512)
-
-
 @pytest.mark.parametrize(("text", "expected"), [(128, 128), ("16K", 16384), ("8K", 8192), (4094, 4094)])
 def test_a_size_within_bounds_is_taken(text: object, expected: int) -> None:
     assert values.size(128, 16384)(text) == expected
@@ -95,7 +90,7 @@ def test_nothing_everything_and_no_number_are_no_shares(wrong: object) -> None:
     assert "auto, or a share between 0 and 1 such as 0.05 or 5%, not " in said
 
 
-@pytest.mark.parametrize("parse", [values.parse_memory, values.parse_limit, values.parse_body_size])
+@pytest.mark.parametrize("parse", [values.parse_limit, values.parse_body_size])
 def test_zero_lifts_a_limit(parse: Callable[[object], int | None]) -> None:
     assert parse("0") is None
     assert parse(0) is None

@@ -37,6 +37,10 @@ def test_losses_show_only_when_there_are_any() -> None:
     assert drawn(app_line("web", one)).endswith("1 request  1 restart  2 shed  3 lost\n")
 
 
+def test_a_memory_limit_is_shown_as_it_resolves() -> None:
+    assert drawn(app_line("web", replace(app(2), max_memory_bytes=3 * 2**29))).endswith("  max 1.5G a worker\n")
+
+
 @pytest.mark.parametrize(
     ("last", "said"),
     [
@@ -54,7 +58,7 @@ def test_a_worker_a_line_in_columns() -> None:
     assert len(lines) == 13
     assert lines[0].split() == [
         *("WORKER", "PID", "GEN", "STATE", "UPTIME", "INFLIGHT", "CONNS", "REQUESTS"),
-        *("LAG", "MAX", "RSS", "PSS", "CPU", "RESTARTS"),
+        *("LAG", "MAX", "RSS", "PSS", "USS", "CPU", "RESTARTS"),
     ]
     assert lines[12].split()[:3] == ["web:12", "1012", "1"]
     assert " 50M " in lines[1]
@@ -63,7 +67,7 @@ def test_a_worker_a_line_in_columns() -> None:
 
 def test_an_empty_slot_has_nothing_to_measure() -> None:
     line = drawn(worker_table("web", [worker(1, 0, state="backoff")], 200)).splitlines()[1]
-    assert line.split() == ["web:1", "-", "-", "backoff", *"-" * 9, "0"]
+    assert line.split() == ["web:1", "-", "-", "backoff", *"-" * 10, "0"]
 
 
 @pytest.mark.parametrize("width", [120, 80, 60, 40, 20])

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -161,59 +160,6 @@ def test_a_known_child_is_left_to_its_own_reader() -> None:
 
 def test_without_children_there_are_no_orphans() -> None:
     assert in_python(ALONE) == []
-
-
-def test_available_cpus_is_bounded_by_the_affinity() -> None:
-    script = "import json, os; from supervisor.kernel.process import available_cpus\n"
-    script += "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(json.dumps(available_cpus()))"
-    assert in_python(script) == 1
-
-
-def cgroups(root: Path, listing: str, files: dict[str, str]) -> str:
-    """A made-up root directory with this process' cgroups in it."""
-    for name, text in {"proc/self/cgroup": listing, **files}.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return str(root)
-
-
-@pytest.mark.parametrize(
-    ("listing", "files", "expected"),
-    [
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "200000 100000\n"}, 2),
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "150000 100000\n"}, 2),
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "10000 100000\n"}, 1),
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 8),
-        ("0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "300000 100000\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 3),
-        ("0::/\n", {"sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
-        ("0::/host/path\n", {"sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
-        (
-            "5:cpu,cpuacct:/x\n0::/\n",
-            {
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "250000\n",
-                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
-            },
-            3,
-        ),
-        (
-            "5:cpu:/docker/123\n",
-            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
-            1,
-        ),
-        (
-            "5:cpu:/\n",
-            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
-            8,
-        ),
-        ("3:cpuset:/\n", {}, 8),
-        ("", {}, 8),
-    ],
-)
-def test_available_cpus_is_bounded_by_every_cgroup_above(
-    tmp_path: Path, listing: str, files: dict[str, str], expected: int
-) -> None:
-    assert process._bounded_cpus(8, cgroups(tmp_path, listing, files)) == expected
 
 
 def test_a_spawned_process_has_a_session_of_its_own_and_the_descriptors_it_was_given(pidfds: list[int]) -> None:

@@ -37,7 +37,7 @@ print(json.dumps([procfs.cpu_seconds(os.getpid()), time.process_time()]))
 
 FUNCTIONS = [
     procfs.rss_bytes,
-    procfs.pss_bytes,
+    procfs.footprint,
     procfs.cpu_seconds,
     procfs.command_line,
     procfs.thread_names,
@@ -62,25 +62,29 @@ def zombie() -> Iterator[int]:
     os.waitpid(pid, 0)
 
 
-def test_rss_and_pss_grow_with_what_the_process_touches() -> None:
+def sizes(pid: int) -> tuple[int, int, int]:
+    rss, footprint = procfs.rss_bytes(pid), procfs.footprint(pid)
+    assert rss is not None
+    assert footprint is not None
+    return rss, footprint.pss, footprint.uss
+
+
+def test_memory_grows_with_what_the_process_touches() -> None:
     command = [sys.executable, "-c", GROWING]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        small = procfs.rss_bytes(process.pid), procfs.pss_bytes(process.pid)
+        small = sizes(process.pid)
         process.stdin.write(b"\n")
         process.stdin.flush()
         process.stdout.readline()
-        big = procfs.rss_bytes(process.pid), procfs.pss_bytes(process.pid)
+        big = sizes(process.pid)
         process.send_signal(signal.SIGKILL)
     for before, after in zip(small, big, strict=True):
-        assert before is not None
-        assert after is not None
         assert 60 << 20 < after - before < 80 << 20
-    assert small[1] is not None
-    assert small[0] is not None
-    assert 0 < small[1] <= small[0]
+    rss, pss, uss = small
+    assert 0 < uss <= pss <= rss
 
 
 def test_rss_is_what_the_kernel_calls_vm_rss() -> None:
@@ -143,7 +147,7 @@ def test_a_process_that_is_gone_is_none(function, gone: int) -> None:  # type: i
 
 def test_a_zombie_has_no_memory_and_no_arguments_but_its_cpu_time(zombie: int) -> None:
     assert procfs.rss_bytes(zombie) is None
-    assert procfs.pss_bytes(zombie) is None
+    assert procfs.footprint(zombie) is None
     assert procfs.command_line(zombie) is None
     assert procfs.cpu_seconds(zombie) is not None
 

@@ -30,6 +30,7 @@ def worker(**changed: Any) -> WorkerStatus:
         "pss_bytes": 20_000_000,
         "cpu_percent": 12.5,
         "restarts": 1,
+        "uss_bytes": 10_000_000,
     }
     return WorkerStatus(**(told | changed))
 
@@ -130,6 +131,7 @@ def test_a_workers_gauges_are_in_base_units() -> None:
         "lag_max_seconds": 0.02,
         "rss_bytes": 50_000_000,
         "pss_bytes": 20_000_000,
+        "uss_bytes": 10_000_000,
         "cpu_ratio": 0.125,
     }
 
@@ -193,3 +195,9 @@ def test_the_last_rolls_ledger_is_told_by_outcome() -> None:
         if name == "holdfast_last_roll_requests"
     }
     assert counted == {"completed": 6, "cut": 1, "reset": 2, "under_way": 1}
+
+
+def test_a_memory_limit_is_a_gauge_where_there_is_one() -> None:
+    series = parsed(exposition(status(web=app(max_memory_bytes=2**30), other=app())))
+    assert value(series, "holdfast_max_memory_bytes", app="web") == 2**30
+    assert ("holdfast_max_memory_bytes", frozenset({("app", "other")})) not in series

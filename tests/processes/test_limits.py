@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from supervisor.kernel.capacity import available_memory
 from tests.processes.cluster import Cluster, until
 from tests.processes.deeds import Talk, ask, deeds, ready, told
 from tests.processes.load import Load
@@ -56,7 +57,8 @@ def test_lag_and_memory_of_every_worker_are_sampled_and_shown(tmp_path: Path) ->
     with deeds(tmp_path, "-w", "2") as cluster:
         for worker in cluster.workers():
             assert 5 * MB < worker["rss_bytes"] < 200 * MB
-            assert 1 * MB < worker["pss_bytes"] <= worker["rss_bytes"]
+            assert 0 < worker["uss_bytes"] < worker["pss_bytes"] <= worker["rss_bytes"]
+            assert worker["pss_bytes"] > 1 * MB
             assert 0 <= worker["lag_ms"] <= worker["lag_max_ms"]
             assert worker["cpu_percent"] >= 0
         pid = int(ask(cluster, "/grow?64"))
@@ -88,6 +90,29 @@ def test_a_worker_past_max_memory_is_replaced_new_one_ready_first(tmp_path: Path
         assert re.fullmatch(r"memory: \d+ MB is past max_memory 96 MB", recycling["why"])
         assert ready(cluster, 2)
         assert cluster.app()["totals"]["restarts"] == 0  # nobody has died
+        assert_new_one_first_and_never_two_at_once(cluster, 2)
+
+
+def test_max_memory_may_be_a_share_and_is_divided_anew_when_workers_come_and_go(tmp_path: Path) -> None:
+    available = available_memory()
+    share = 100 * 2 * 96 * MB / available
+    with deeds(tmp_path, "-w", "2", "--max-memory", f"{share:.6f}%") as cluster:
+        assert abs(cluster.app()["max_memory_bytes"] - 96 * MB) < MB
+        assert "max 96M a worker" in cluster.ctl("status").stdout
+        pid = int(ask(cluster, "/grow?100"))
+        until("it was replaced", lambda: pid not in {worker["pid"] for worker in cluster.app()["workers"]})
+        (recycling,) = recyclings(cluster)
+        assert re.fullmatch(r"memory: \d+ MB is past max_memory 96 MB", recycling["why"])
+        assert_new_one_first_and_never_two_at_once(cluster, 2)
+        assert cluster.ctl("scale", "web", "1").returncode == 0
+        until("the whole for one", lambda: abs(cluster.app()["max_memory_bytes"] - 192 * MB) < MB)
+
+
+def test_a_worker_that_is_old_enough_is_replaced_new_one_first(tmp_path: Path) -> None:
+    with deeds(tmp_path, "-w", "2", "--max-age", "1") as cluster:
+        until("three recyclings", lambda: len(recyclings(cluster)) >= 3)
+        found = [re.fullmatch(r"age: \d+ s, its limit was 1 s", event["why"]) for event in recyclings(cluster)]
+        assert all(found)
         assert_new_one_first_and_never_two_at_once(cluster, 2)
 
 
