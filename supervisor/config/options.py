@@ -6,6 +6,7 @@ Invariant: an option exists exactly when it has a row here, and its key is a fie
 from __future__ import annotations
 
 from supervisor.config import values
+from supervisor.config.admission import ADMISSION
 from supervisor.config.bounds import BOUNDS
 from supervisor.config.edge import EDGE
 from supervisor.config.hooks import HOOKS
@@ -330,6 +331,7 @@ OPTIONS: tuple[Option, ...] = (
         default="in the runtime directory",
         help="unix socket of the control API, mode 0600",
     ),
+    *ADMISSION,
     Option(
         key="pidfile",
         flags=("--pidfile",),

@@ -95,10 +95,18 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     access_log_format: str = "auto"  # combined or json, as log_format says; or one of these; or a format with atoms
 
 
+class ControlGroup(msgspec.Struct, frozen=True):
+    """A group, by name or number, whose members may use the control socket: to read, or for everything."""
+
+    name: str
+    may_command: bool = False
+
+
 class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The `[supervisor]` table."""
 
     control: str | None = None  # None: a path in the runtime directory
+    control_group: ControlGroup | None = None  # None: only our own user and root
     pidfile: str | None = None
     log_format: LogFormat = "text"
 

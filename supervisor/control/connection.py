@@ -1,7 +1,7 @@
 """One client of the control API: bytes through h11, whole requests to `respond`, answers and events back.
 
 Invariant: nothing a client does blocks or grows the master. What it sends is read in small pieces and bounded, one
-request is answered a turn of the loop, no new one is read before the last answer has left, and every phase ends:
+request is answered at a time, no new one is read before the last answer has left, and every phase ends:
 
     READING    a whole request has to arrive          within REQUEST_TIMEOUT
     ANSWERING  the answer leaves                      some of it every STUCK_TIMEOUT
@@ -16,13 +16,16 @@ import contextlib
 import enum
 import importlib
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from supervisor.control.backlog import Backlog
 from supervisor.control.routes import NDJSON, Answer, Follow, Request, error, event_line
-from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.errors import RefusedError
+from supervisor.kernel.lane import Lane
+from supervisor.kernel.reactor import Timer
 from supervisor.messages.events import Event
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ else:
 
     h11 = _Unloaded()
 
-READ_BYTES = 4096  # also how far a head may pass MAX_HEAD before it is noticed
+READ_BYTES = 1024  # a body in chunks of one byte each takes 0.7 ms to parse; also how far a head may pass MAX_HEAD
 MAX_HEAD = 16 * 1024
 MAX_BODY = 64 * 1024
 MAX_PIECE = 64 * 1024  # of a stream of events, framed at once
@@ -46,9 +49,21 @@ REQUEST_TIMEOUT = 5.0
 STUCK_TIMEOUT = 30.0
 LINGER_TIMEOUT = 1.0
 
+_HEAVY = ("inspect", "dataclasses", "http", "h11")  # each takes the ones before it, and some milliseconds
+
 Respond = Callable[[Request], Answer | Follow]
-Listener = Callable[[Event], None]
-Subscribe = Callable[[Listener], Callable[[], None]]
+Subscribe = Callable[[Callable[[bytes], None]], Callable[[], None]]
+
+
+def import_next() -> bool:
+    """Import one more of the modules that take long, which the master has no use for before its first client.
+
+    False when all are there.
+    """
+    missing = next((name for name in _HEAVY if name not in sys.modules), None)
+    if missing is not None:
+        importlib.import_module(missing)
+    return missing is not None
 
 
 class Phase(enum.Enum):
@@ -67,14 +82,14 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        reactor: Reactor,
+        lane: Lane,
         respond: Respond,
         subscribe: Subscribe,
         on_closed: Callable[[Connection], None],
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._reactor = reactor
+        self._lane = lane
         self._respond = respond
         self._subscribe = subscribe
         self._on_closed = on_closed
@@ -88,14 +103,21 @@ class Connection:
         self._flush_planned = False
         self._last = False  # the server is closing: nothing more is read
         self._due: float | None = None
+        self._since = lane.now()
+        self.has_asked = False  # for anything, ever
         self._timer: Timer | None = None
         self._expect(REQUEST_TIMEOUT)
-        reactor.add_reader(sock.fileno(), self._on_readable)
+        lane.add_reader(sock.fileno(), self._on_readable)
 
     @property
     def has_output(self) -> bool:
         """True while anything waits to be sent to a client that is still there."""
         return self._phase is not Phase.CLOSED and bool(self._wire or self._backlog)
+
+    @property
+    def waits_since(self) -> float | None:
+        """When this client last did what it has to do next: send, or take what is sent; None: it is not its turn."""
+        return self._since if self._wire or self._phase in (Phase.READING, Phase.LINGERING) else None
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -131,9 +153,9 @@ class Connection:
             if sent or self._due is None:
                 self._expect(STUCK_TIMEOUT)
         if self.has_output:
-            self._reactor.add_writer(self._sock.fileno(), self.flush)
+            self._lane.add_writer(self._sock.fileno(), self.flush)
         else:
-            self._reactor.remove_writer(self._sock.fileno())
+            self._lane.remove_writer(self._sock.fileno())
             self._on_flushed()
 
     def close(self) -> None:
@@ -145,8 +167,8 @@ class Connection:
             self._timer.cancel()
         if self._unsubscribe:
             self._unsubscribe()
-        self._reactor.remove_reader(self._sock.fileno())
-        self._reactor.remove_writer(self._sock.fileno())
+        self._lane.remove_reader(self._sock.fileno())
+        self._lane.remove_writer(self._sock.fileno())
         self._sock.close()
         self._on_closed(self)
 
@@ -182,7 +204,7 @@ class Connection:
             return
         if self._phase is Phase.READING and self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._reactor.add_writer(self._sock.fileno(), self.flush)
+            self._lane.add_writer(self._sock.fileno(), self.flush)
 
     def _take(self, event: object) -> None:
         if isinstance(event, h11.Request):
@@ -204,6 +226,7 @@ class Connection:
 
     def _on_request(self) -> None:
         assert self._head is not None
+        self.has_asked = True
         request = Request(self._head.method.decode(), self._head.target.decode("latin-1"), bytes(self._body))
         self._phase = Phase.ANSWERING
         try:
@@ -230,22 +253,26 @@ class Connection:
             self._send(h11.Data(data=answer.body))
         self._send(h11.EndOfMessage())
         if not last:  # after the last one, a client that only writes has to be read, or it would never come to read
-            self._reactor.remove_reader(self._sock.fileno())
+            self._lane.remove_reader(self._sock.fileno())
         self.flush()
 
     def _follow(self, answer: Follow) -> None:
+        try:
+            self._unsubscribe = self._subscribe(self._on_line)
+        except RefusedError as refusal:
+            self._answer(error(409, str(refusal)))
+            return
         self._phase = Phase.STREAMING
         self._send(_response(200, [("content-type", NDJSON)]))
         for line in answer.first:
             self._backlog.push(line)
-        self._unsubscribe = self._subscribe(self._on_event)
         self.flush()
 
-    def _on_event(self, event: Event) -> None:
-        self._backlog.push(event_line(event))
+    def _on_line(self, line: bytes) -> None:
+        self._backlog.push(line)
         if not self._flush_planned and not self._wire:
             self._flush_planned = True
-            self._reactor.call_later(0, self.flush)  # once for all events of this turn
+            self._lane.call_later(0, self.flush)  # once for all events of this turn
 
     def _frame_backlog(self, *, everything: bool = False) -> None:
         while self._backlog and (everything or not self._wire):
@@ -264,7 +291,7 @@ class Connection:
     def _next_request(self) -> None:
         self._head = None
         self._body.clear()
-        self._reactor.add_reader(self._sock.fileno(), self._on_readable)
+        self._lane.add_reader(self._sock.fileno(), self._on_readable)
         if self._last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._phase = Phase.LINGERING
             self._expect(LINGER_TIMEOUT)
@@ -275,25 +302,26 @@ class Connection:
         self._phase = Phase.READING
         self._expect(REQUEST_TIMEOUT)
         if self._http.trailing_data[0]:
-            self._reactor.call_later(0, self._read_request)  # a pipelined one, after everybody else's turn
+            self._lane.call_later(0, self._read_request)  # a pipelined one, after everybody else's turn
 
     # Time
 
     def _expect(self, seconds: float) -> None:
         """Be done with this phase in so many seconds. One timer serves: most deadlines are moved, few are met."""
-        self._due = self._reactor.now() + seconds
+        self._since = self._lane.now()
+        self._due = self._since + seconds
         if self._timer is None or self._timer.callback is None or self._timer.when > self._due:
             self._plan(self._due)
 
     def _plan(self, when: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self._reactor.call_at(when, self._on_time)
+        self._timer = self._lane.call_at(when, self._on_time)
 
     def _on_time(self) -> None:
         if self._due is None:
             return
-        if self._reactor.now() < self._due:
+        if self._lane.now() < self._due:
             self._plan(self._due)
         elif self._phase is Phase.READING and (self._head is not None or self._http.trailing_data[0]):
             self._answer(error(408, f"the request did not arrive whole in {REQUEST_TIMEOUT:g} seconds"), last=True)

@@ -1,6 +1,7 @@
 """What the control API answers: a request in, an answer out. Knows HTTP's words, but no socket and no clock.
 
-Invariant: nothing here waits, and every refusal is a status of 400 or above with the body `{"error": "one line"}`.
+Invariants: nothing here waits, and every refusal is a status of 400 or above with the body `{"error": "one line"}`.
+What is asked with GET changes nothing: it is what those may who may only read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from supervisor.control.access import Access
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
@@ -70,8 +72,11 @@ Handler = Callable[[Request, Supervision], Answer | Follow]
 T = TypeVar("T")
 
 
-def route(request: Request, supervision: Supervision) -> Answer | Follow:
-    """Answer one request. What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500."""
+def route(request: Request, supervision: Supervision, access: Access = Access.FULL) -> Answer | Follow:
+    """Answer one request of somebody who has `access`, which is not none.
+
+    What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500.
+    """
     path, _query = _split(request.target)
     methods = _ROUTES.get(path)
     if methods is None:
@@ -79,6 +84,8 @@ def route(request: Request, supervision: Supervision) -> Answer | Follow:
     handler = methods.get(request.method)
     if handler is None:
         return error(405, f"{path} is asked with {' or '.join(methods)}", allow=", ".join(methods))
+    if access is not Access.FULL and request.method != "GET":
+        return error(403, f"your group may only read; {path} is for the instance's own user and root")
     try:
         return handler(request, supervision)
     except BadRequestError as wrong:

@@ -1,59 +1,58 @@
 """The control API's server: accepts, checks who calls, and hands each client a `Connection`.
 
-Invariant: only a permitted user's request reaches the master, at most MAX_CLIENTS are served at once, and neither a
-crowd nor a shortage of descriptors makes the loop spin. Imported by the master: nothing heavy belongs here.
+Invariants:
+- Only a permitted user's request reaches the master, and at most MAX_CLIENTS are served at once.
+- Neither a crowd, nor what it does, nor a shortage of descriptors keeps the master from its work: everything here runs
+  in a `Lane`.
+- A newcomer who may come in gets in. If that takes another's place, it is one of somebody who has asked for nothing
+  yet, or else has kept the master waiting longest.
+
+Imported by the master: nothing heavy belongs here.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 
-from supervisor.control.connection import Connection
+from supervisor.control import access
+from supervisor.control.access import Access, Peer, Permit
+from supervisor.control.connection import Connection, import_next
+from supervisor.control.feed import Feed
 from supervisor.control.port import Supervision
 from supervisor.control.routes import Answer, Follow, Request, error, route
+from supervisor.kernel.lane import Lane
 from supervisor.kernel.reactor import Reactor
 
 MAX_CLIENTS = 64
+MAX_OF_A_USER = 48  # so that root, or the instance's own user, gets in whatever another's clients do
 MAX_REFUSED = 64  # being told so at once; beyond it they are just closed
-ACCEPTS_A_TURN = 16
 SHORTAGE_PAUSE = 1.0  # seconds without accepting when the kernel has no descriptor or memory left
 CLOSE_GRACE = 0.25  # seconds for the last answers to leave
 
-_UCRED = struct.Struct("3i")  # pid, uid, gid; see SO_PEERCRED in unix(7)
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-def same_user_or_root(uid: int) -> bool:
-    """Who may control this instance by default."""
-    return uid in (0, os.geteuid())
 
 
 class ControlServer:
     """Serves `supervision` on `listener`, a listening unix stream socket that this takes over (not its path)."""
 
     def __init__(
-        self,
-        listener: socket.socket,
-        reactor: Reactor,
-        supervision: Supervision,
-        *,
-        allow: Callable[[int], bool] = same_user_or_root,
+        self, listener: socket.socket, reactor: Reactor, supervision: Supervision, *, permit: Permit | None = None
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._reactor = reactor
+        self._lane = Lane(reactor)
         self._supervision = supervision
-        self._allow = allow
-        self._clients: set[Connection] = set()
+        self._permit = permit or access.permit()
+        self._feed = Feed(supervision.subscribe)
+        self._clients: dict[Connection, Peer] = {}
         self._refused: set[Connection] = set()
         self._answering = 0
         self._closed = False
-        reactor.add_reader(listener.fileno(), self._on_connection)
+        self._lane.add_reader(listener.fileno(), self._on_connection)
 
     def close(self) -> None:
         """Stop listening; give answers and events that are under way a moment (0.25 s) to leave, then drop the rest.
@@ -62,7 +61,7 @@ class ControlServer:
         """
         if not self._closed:
             self._closed = True
-            self._reactor.remove_reader(self._listener.fileno())
+            self._lane.remove_reader(self._listener.fileno())
             self._listener.close()
         if self._answering:
             self._reactor.call_later(0, self._finish)
@@ -70,12 +69,13 @@ class ControlServer:
             self._finish()
 
     def _finish(self) -> None:
-        everybody = self._clients | self._refused
+        everybody = self._refused.union(self._clients)
         for connection in everybody:
             connection.finish()
         self._flush(everybody)
         for connection in everybody:
             connection.close()
+        self._lane.close()
 
     def _flush(self, connections: set[Connection]) -> None:
         deadline = self._reactor.now() + CLOSE_GRACE
@@ -89,53 +89,73 @@ class ControlServer:
                 connection.flush()
             waiting = {connection for connection in waiting if connection.has_output}
 
-    def _respond(self, request: Request) -> Answer | Follow:
+    def _respond(self, request: Request, access: Access) -> Answer | Follow:
         self._answering += 1
         try:
-            return route(request, self._supervision)
+            return route(request, self._supervision, access)
         finally:
             self._answering -= 1
 
     def _on_connection(self) -> None:
-        for _ in range(ACCEPTS_A_TURN):
-            if self._closed:
-                return
-            try:
-                sock, _address = self._listener.accept()
-            except (BlockingIOError, ConnectionError):
-                return
-            except OSError as shortage:
-                if shortage.errno not in _SHORTAGES:
-                    raise
-                self._pause()
-                return
-            self._admit(sock)
+        if import_next():
+            return  # the one who waits is still there in the next turn
+        try:
+            sock, _address = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as shortage:
+            if shortage.errno not in _SHORTAGES:
+                raise
+            self._pause()
+            return
+        self._admit(sock)
 
     def _admit(self, sock: socket.socket) -> None:
-        _pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if not self._allow(uid):
-            self._refuse(sock, error(403, f"user {uid} may not control this instance; its own user and root may"))
-        elif len(self._clients) >= MAX_CLIENTS:
-            self._refuse(sock, error(503, f"{MAX_CLIENTS} clients are connected already; end one and try again"))
+        peer = access.peer_of(sock)
+        granted = self._permit(peer)
+        if granted is Access.NONE:
+            text = f"user {peer.uid} may not control this instance; its own user and root may"
+            self._refuse(sock, error(403, text))
         else:
-            self._clients.add(self._connection(sock, self._clients))
+            self._make_place(peer)
+            self._clients[self._connection(sock, granted, self._leave)] = peer
+
+    def _make_place(self, peer: Peer) -> None:
+        """For one more client of this user, by closing one that has kept us waiting if there is no other way.
+
+        There always is one: to be answered takes no time, and fewer can follow the events than have a place.
+        """
+        crowd = [connection for connection, other in self._clients.items() if other.uid == peer.uid]
+        if len(crowd) < MAX_OF_A_USER:
+            if len(self._clients) < MAX_CLIENTS:
+                return
+            crowd = list(self._clients)
+        waited_for = [(it.has_asked, since, it) for it in crowd if (since := it.waits_since) is not None]
+        if waited_for:
+            min(waited_for, key=lambda each: each[:2])[2].close()
+
+    def _leave(self, connection: Connection) -> None:
+        self._clients.pop(connection, None)
 
     def _refuse(self, sock: socket.socket, refusal: Answer) -> None:
         if len(self._refused) >= MAX_REFUSED:
             sock.close()
             return
-        connection = self._connection(sock, self._refused)
+        connection = self._connection(sock, Access.NONE, self._refused.discard)
         self._refused.add(connection)
         connection.refuse(refusal)
 
-    def _connection(self, sock: socket.socket, among: set[Connection]) -> Connection:
-        return Connection(sock, self._reactor, self._respond, self._supervision.subscribe, among.discard)
+    def _connection(self, sock: socket.socket, granted: Access, on_closed: Callable[[Connection], None]) -> Connection:
+        def respond(request: Request) -> Answer | Follow:
+            return self._respond(request, granted)
+
+        return Connection(sock, self._lane, respond, self._feed.follow, on_closed)
 
     def _pause(self) -> None:
         """The listener stays readable while descriptors are short: without a pause the loop would spin on it."""
-        self._reactor.remove_reader(self._listener.fileno())
-        self._reactor.call_later(SHORTAGE_PAUSE, self._resume)
+        self._lane.remove_reader(self._listener.fileno())
+        self._lane.call_later(SHORTAGE_PAUSE, self._resume)
 
     def _resume(self) -> None:
         if not self._closed:
-            self._reactor.add_reader(self._listener.fileno(), self._on_connection)
+            self._lane.add_reader(self._listener.fileno(), self._on_connection)

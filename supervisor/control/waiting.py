@@ -5,6 +5,7 @@ Invariant: whoever stops waiting (a deadline, Ctrl-C) leaves what was begun runn
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -134,7 +135,10 @@ def roll(
     if no_wait:
         _tell_begun(terminal, begin(apps))
         return 0
-    with client.follow() as stream:
+    with contextlib.ExitStack() as opened:
+        stream = None
+        with contextlib.suppress(RefusedError):  # too many follow already: the steps are not shown, the end is
+            stream = opened.enter_context(client.follow())
         watch = RollWatch(begin(apps))
         try:
             follow(client, terminal, watch, stream)
@@ -150,18 +154,17 @@ def roll(
     return 0 if watch.is_committed else 1
 
 
-def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: EventStream) -> None:
+def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: EventStream | None) -> None:
     """Show every step until all rolls have ended. A broken stream, or a quiet one, is made up for by snapshots."""
-    live = True
     told: set[str] = set()
     with terminal.progress("the new generation is on its way") as update:
         while watch.pending:
             event = None
-            if live:
+            if stream is not None:
                 try:
                     event = stream.read(QUIET)
                 except EOFError:
-                    live = False
+                    stream = None
             else:
                 time.sleep(POLL)
             if event is None:

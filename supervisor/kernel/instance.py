@@ -1,7 +1,8 @@
 """One master an instance: where its control socket lies, and who owns it.
 
 Invariant: a control path has at most one owner, decided by a lock that the kernel releases when its holder dies; a
-claim that is released, or whose holder was killed, never stands in the way of the next one.
+claim that is released, or whose holder was killed, never stands in the way of the next one. Nobody but us and root can
+put another socket in its place.
 
 The lock file is removed on release. That is safe because whoever gets the lock looks whether the locked file is still
 the one at the path, and starts over if it isn't. Source: flock(2).
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import grp
 import os
 import re
 import stat
@@ -22,7 +24,8 @@ from supervisor.kernel import procfs
 from supervisor.kernel.sockets import Listener, check_unix_path, open_unix
 
 CONTROL_MODE = 0o600
-_CONTROL_BACKLOG = 64
+GROUP_MODE = 0o660
+_CONTROL_BACKLOG = 1024  # the master takes them one at a time, and whoever finds no place in the queue has to try again
 _MAX_SLUG = 32
 
 
@@ -82,19 +85,35 @@ class Claim:
         self._lock = -1
 
 
-def claim(path: str) -> Claim:
-    """Own `path` and listen on it, mode 0600; a dead owner's socket is replaced.
+def claim(path: str, group: int | None = None) -> Claim:
+    """Own `path` and listen on it, mode 0600, or 0660 with `group`'s id; a dead owner's socket is replaced.
 
-    Raises `SurroundingsError` when another holdfast owns it, or the path can't be used.
+    Raises `SurroundingsError` when another holdfast owns it, or the path can't be used, or others could replace it.
     """
     check_unix_path(path)
+    _check_folder(os.path.dirname(path) or ".")
     lock = _lock(path)
+    mode, owner = (CONTROL_MODE, (-1, -1)) if group is None else (GROUP_MODE, (-1, group))
     try:
-        listener = open_unix(path, backlog=_CONTROL_BACKLOG, mode=CONTROL_MODE)
+        listener = open_unix(path, backlog=_CONTROL_BACKLOG, mode=mode, owner=owner)
     except SurroundingsError:
         _drop_lock(path, lock)
         raise
     return Claim(path, lock, listener)
+
+
+def find_group(name: str) -> int:
+    """The id of a group, named or numbered. Raises `SurroundingsError` when this machine does not know it."""
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise SurroundingsError(f"control_group {name}: this machine has no such group") from None
+
+
+def is_open_to(group: int, path: str) -> bool:
+    """Whether members of the group get through the directory of a control path; those above it are not looked at."""
+    status = os.stat(os.path.dirname(path) or ".")
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH))
 
 
 class Pidfile:
@@ -147,6 +166,19 @@ def _is_holdfast(pid: int) -> bool:
     return arguments[0].startswith("holdfast:") or "holdfast" in started_as or arguments[1:3] == ["-m", "supervisor"]
 
 
+def _check_folder(folder: str) -> None:
+    """Whoever may write to a directory may rename what is in it, unless it is sticky, as /tmp is (inode(7))."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return  # what is wrong with it is told by who goes on
+    ours = status.st_uid in (0, os.geteuid())
+    if ours and (status.st_mode & stat.S_ISVTX or not status.st_mode & 0o022):
+        return
+    reason = f"others can write to {folder}; chmod go-w {folder}" if ours else f"{folder} is user {status.st_uid}'s"
+    raise SurroundingsError(f"control socket refused: {reason}, or choose another --control")
+
+
 def _lock(path: str) -> int:
     name = f"{path}.lock"
     while True:
@@ -154,6 +186,9 @@ def _lock(path: str) -> int:
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise SurroundingsError(f"control path {path} can't be used: {_lock_refusal(name, error)}") from None
+        if (uid := os.fstat(fd).st_uid) != os.geteuid():  # in a sticky directory anybody could have made it
+            os.close(fd)
+            raise SurroundingsError(f"control path {path} can't be used: {name} is user {uid}'s")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,6 +2,7 @@
 
 Invariant: everything runs on one thread, one callback at a time, and no callback runs inside a signal handler.
 asyncio would do the same for 7 MB more in a process that must stay small; this is all of it that the master needs.
+Work that may wait goes to a `Lane`.
 """
 
 from __future__ import annotations
@@ -13,44 +14,59 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 Callback = Callable[[], None]
+
+
+_SPAN = 10.0  # seconds that one entry of the longest turns stands for
+_SPANS = 6
+_FEW_TIMERS = 64  # cancelled ones that may stay in the heap, whatever their share of it
 
 
 class Timer:
     """A handle to one scheduled call. Cancelling is idempotent; a cancelled call never runs."""
 
-    __slots__ = ("callback", "when")
+    __slots__ = ("_on_cancel", "callback", "when")
 
-    def __init__(self, when: float, callback: Callback) -> None:
+    def __init__(self, when: float, callback: Callback, on_cancel: Callback) -> None:
         self.when = when
         self.callback: Callback | None = callback
+        self._on_cancel = on_cancel
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._on_cancel()
 
 
-class Reactor:
-    """Waits for descriptors, timers and signals until `stop`; what a callback raises goes to `on_error`."""
+class Pace:
+    """How long the longest turn of the last minute took, in seconds: what fell due meanwhile was so late at most."""
 
-    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, now: float) -> None:
+        self._longest: deque[float] = deque([0.0], maxlen=_SPANS)
+        self._span_ends = now + _SPAN
+
+    def turned(self, began: float, ended: float) -> None:
+        if ended >= self._span_ends:
+            self._longest.append(0.0)
+            self._span_ends = ended + _SPAN
+        if ended - began > self._longest[-1]:
+            self._longest[-1] = ended - began
+
+    @property
+    def longest(self) -> float:
+        return max(self._longest)
+
+
+class Descriptors:
+    """Callbacks of descriptors, by what they wait for, in an epoll of their own."""
+
+    def __init__(self) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._sequence = itertools.count()
-        self._signals: dict[int, Callback] = {}
-        self._running = False
-        self._on_error = on_error
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.add_reader(self._wake_read, self._drain_signals)
-        self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._old_handlers: dict[int, signal._HANDLER] = {}
-
-    def now(self) -> float:
-        """CLOCK_MONOTONIC in seconds."""
-        return time.monotonic()
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call `callback` whenever `fd` is readable or at its end. Replaces an earlier callback."""
@@ -74,9 +90,49 @@ class Reactor:
         if self._writers.pop(fd, None):
             self._arm(fd, known=True)
 
+    def _arm(self, fd: int, known: bool) -> None:
+        mask = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+        if not mask:
+            with contextlib.suppress(OSError):  # already closed: the kernel has dropped it itself
+                self._epoll.unregister(fd)
+        elif known:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+
+    def _callbacks(self, fd: int, events: int) -> Iterator[Callback]:
+        """Whom the events of a descriptor concern; the second is looked up when the first has run."""
+        if events & ~select.EPOLLOUT and fd in self._readers:
+            yield self._readers[fd]
+        if events & ~select.EPOLLIN and fd in self._writers:
+            yield self._writers[fd]
+
+
+class Reactor(Descriptors):
+    """Waits for descriptors, timers and signals until `stop`; what a callback raises goes to `on_error`."""
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        super().__init__()
+        self.turns = 0
+        self.pace = Pace(self.now())
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0  # of those in the heap; an upper bound
+        self._sequence = itertools.count()
+        self._signals: dict[int, Callback] = {}
+        self._running = False
+        self._on_error = on_error
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.add_reader(self._wake_read, self._drain_signals)
+        self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._old_handlers: dict[int, signal._HANDLER] = {}
+
+    def now(self) -> float:
+        """CLOCK_MONOTONIC in seconds."""
+        return time.monotonic()
+
     def call_at(self, when: float, callback: Callback) -> Timer:
         """Run `callback` once at monotonic time `when`."""
-        timer = Timer(when, callback)
+        timer = Timer(when, callback, self._on_cancel)
         heapq.heappush(self._timers, (when, next(self._sequence), timer))
         return timer
 
@@ -98,16 +154,25 @@ class Reactor:
         """Serve until `stop` is called from a callback."""
         self._running = True
         while self._running:
-            for fd, events in self._poll():
-                if events & ~select.EPOLLOUT and fd in self._readers:
-                    self._call(self._readers[fd])
-                if events & ~select.EPOLLIN and fd in self._writers:
-                    self._call(self._writers[fd])
+            ready = self._poll()
+            began = self.now()
+            self.turns += 1
+            for fd, events in ready:
+                for callback in self._callbacks(fd, events):
+                    self.call(callback)
             self._run_timers()
+            self.pace.turned(began, self.now())
 
     def stop(self) -> None:
         """Make `run` return after the callbacks of this turn."""
         self._running = False
+
+    def call(self, callback: Callback) -> None:
+        """Run `callback` now; what it raises goes to `on_error`."""
+        try:
+            callback()
+        except Exception as error:
+            self._on_error(error)
 
     def close(self) -> None:
         """Restore signals and close the loop's own descriptors."""
@@ -118,15 +183,13 @@ class Reactor:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _arm(self, fd: int, known: bool) -> None:
-        mask = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
-        if not mask:
-            with contextlib.suppress(OSError):  # already closed: the kernel has dropped it itself
-                self._epoll.unregister(fd)
-        elif known:
-            self._epoll.modify(fd, mask)
-        else:
-            self._epoll.register(fd, mask)
+    def _on_cancel(self) -> None:
+        """Clients that come and go leave cancelled timers behind: the heap is freed of them before they are most."""
+        self._cancelled += 1
+        if self._cancelled > max(_FEW_TIMERS, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def _poll(self) -> list[tuple[int, int]]:
         while self._timers and self._timers[0][2].callback is None:
@@ -140,17 +203,11 @@ class Reactor:
             _when, _sequence, timer = heapq.heappop(self._timers)
             callback, timer.callback = timer.callback, None
             if callback is not None:
-                self._call(callback)
+                self.call(callback)
 
     def _drain_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
             seen = os.read(self._wake_read, 4096)
             for number in dict.fromkeys(seen):
                 if number in self._signals:
-                    self._call(self._signals[number])
-
-    def _call(self, callback: Callback) -> None:
-        try:
-            callback()
-        except Exception as error:
-            self._on_error(error)
+                    self.call(self._signals[number])

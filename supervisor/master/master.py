@@ -24,6 +24,7 @@ from supervisor.kernel.instance import Pidfile, claim, default_control_path
 from supervisor.kernel.notify import Notifier
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.sockets import longest_backlog
+from supervisor.master.admission import admission, warn_of_closed_door
 from supervisor.master.app import App
 from supervisor.master.children import Children
 from supervisor.master.snapshot import app_status
@@ -107,8 +108,9 @@ class Master:
         except SurroundingsError as error:
             self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
             return
+        group, permit = admission(self._settings.supervisor.control_group)
         try:
-            owned = claim(path)
+            owned = claim(path, group)
         except SurroundingsError as error:
             if wanted is not None or "another holdfast" in str(error):
                 raise
@@ -116,8 +118,11 @@ class Master:
             return
         opened.callback(owned.release)
         self._control_path = path
-        supervision = MasterSupervision(self._apps, self._journal, self._status, self._reload, self._stop)
-        self._control = ControlServer(owned.listener.sock, self._reactor, supervision)
+        warn_of_closed_door(self._settings.supervisor.control_group, path, self._journal)
+        supervision = MasterSupervision(
+            self._apps, self._journal, self._reactor.pace, self._status, self._reload, self._stop
+        )
+        self._control = ControlServer(owned.listener.sock, self._reactor, supervision, permit=permit)
         opened.callback(self._control.close)
 
     def _instance_key(self) -> str:

@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable, Sequence
 
 from supervisor.errors import RefusedError, UserError
+from supervisor.kernel.reactor import Pace
 from supervisor.master.app import App
 from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status
 from supervisor.observe.journal import Journal
-from supervisor.observe.metrics import exposition
+from supervisor.observe.metrics import exposition, master_lag
 
 MAX_WORKERS = 1024
 
@@ -22,12 +23,14 @@ class MasterSupervision:
         self,
         apps: dict[str, App],
         journal: Journal,
+        pace: Pace,
         take_status: Callable[[], Status],
         reload_apps: Callable[[Sequence[str]], dict[str, Begun]],
         begin_stop: Callable[[str], None],
     ) -> None:
         self._apps = apps
         self._journal = journal
+        self._pace = pace
         self.status = take_status
         self._reload = reload_apps
         self._begin_stop = begin_stop
@@ -35,7 +38,7 @@ class MasterSupervision:
     def metrics(self) -> str:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
         rolls = {name: app.rollout.book.totals(app.workers.values()) for name, app in self._apps.items()}
-        return exposition(self.status(), ended, rolls)
+        return exposition(self.status(), ended, rolls) + master_lag(self._pace.longest)
 
     def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
         chosen = [self._running(name) for name in apps]

@@ -98,6 +98,12 @@ def exposition(status: Status, ended: Ended, rolls: Mapping[str, RollTotals]) ->
     return "".join(families)
 
 
+def master_lag(seconds: float) -> str:
+    """The family that tells of the master's own loop."""
+    about = "Longest turn of the master's loop in the last minute: what fell due meanwhile was so late at most."
+    return _family("holdfast_master_lag_max_seconds", "gauge", about, [({}, seconds)])
+
+
 def _instance(status: Status) -> Iterator[str]:
     yield _family("holdfast_up", "gauge", "Whether the master answers.", [({}, 1)])
     yield _family("holdfast_info", "gauge", "The version that runs.", [({"version": status.version}, 1)])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from supervisor.config.load import Source, app_settings, assemble, load, supervisor_settings
 from supervisor.config.option import Option
 from supervisor.config.options import OPTIONS, of_section
-from supervisor.config.settings import AppSettings, Settings, SupervisorSettings
+from supervisor.config.settings import AppSettings, ControlGroup, Settings, SupervisorSettings
 from supervisor.errors import SettingsError, UsageError, UserError
 
 FILE = "shop.toml"
@@ -85,6 +85,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "access_log_format": ('"%(h)s %({x-a}i)s"', "%(h)s %({x-a}i)s", '"%(h)s %(Z)s"', "%% for a percent sign"),
     "log_format": ('"json"', "json", '"xml"', "text or json"),
     "control": ('"/run/c.sock"', "/run/c.sock", f'"{"x" * 108}"', "1 to 107 bytes"),
+    "control_group": ('"ops:full"', ControlGroup("ops", may_command=True), '"ops:all"', "GROUP:read or GROUP:full"),
     "pidfile": ('"/run/p"', "/run/p", "5", "a path"),
 }
 

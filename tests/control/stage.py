@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from supervisor.control.server import ControlServer, same_user_or_root
+from supervisor.control.access import Permit
+from supervisor.control.server import ControlServer
 from supervisor.errors import RefusedError
 from supervisor.kernel.reactor import Reactor
 from supervisor.messages.events import Event
@@ -272,7 +273,7 @@ class Scene:
 class Stage:
     """The reactor runs in a thread of the test; `errors` are what escaped from callbacks."""
 
-    def __init__(self, path: str, allow: Callable[[int], bool] = same_user_or_root) -> None:
+    def __init__(self, path: str, permit: Permit | None = None) -> None:
         self.path = path
         self.errors: list[Exception] = []
         self.reactor = Reactor(self.errors.append)
@@ -280,7 +281,7 @@ class Stage:
         self._todo: list[Callable[[], None]] = []
         self._read, self._write = os.pipe()
         self.reactor.add_reader(self._read, self._on_todo)
-        self.server = ControlServer(listen(path), self.reactor, self.scene, allow=allow)
+        self.server = ControlServer(listen(path), self.reactor, self.scene, permit=permit)
         self._thread = threading.Thread(target=self.reactor.run, daemon=True)
         self._thread.start()
 
@@ -313,8 +314,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(path: str, allow: Callable[[int], bool] = same_user_or_root) -> Iterator[Stage]:
-    it = Stage(path, allow)
+def stage(path: str, permit: Permit | None = None) -> Iterator[Stage]:
+    it = Stage(path, permit)
     try:
         yield it
     finally:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from supervisor.control.access import Access
 from supervisor.control.client import ControlClient
 from supervisor.errors import NoMasterError, RefusedError, UsageError
 from supervisor.messages.status import Begun, Status
@@ -96,7 +97,10 @@ def test_a_refusal_is_told_in_the_servers_words(live: Stage) -> None:
 
 
 def test_another_user_is_refused_in_words(path: str) -> None:
-    with stage(path, allow=lambda uid: False), pytest.raises(RefusedError, match="may not control this instance"):
+    with (
+        stage(path, permit=lambda peer: Access.NONE),
+        pytest.raises(RefusedError, match="may not control this instance"),
+    ):
         ControlClient(path).status()
 
 

@@ -12,9 +12,12 @@ import time
 
 import pytest
 
-from supervisor.control import server
+from supervisor.control import access, server
+from supervisor.control.access import Access, Peer
 from supervisor.control.client import ControlClient
-from supervisor.control.server import same_user_or_root
+from supervisor.control.feed import MAX_FOLLOWERS
+from supervisor.control.terminal import Terminal
+from supervisor.control.waiting import roll
 from tests.control.stage import Stage, stage
 from tests.control.wire import (
     dial,
@@ -33,7 +36,7 @@ from tests.control.wire import (
 
 
 def test_another_user_gets_a_403_and_the_door(path: str) -> None:
-    with stage(path, allow=lambda uid: False) as it:
+    with stage(path, permit=lambda peer: Access.NONE) as it:
         answer = talk(path, post("/shutdown", b""))
         assert status_of(answer) == 403
         assert f"user {os.geteuid()} may not" in error_of(answer)
@@ -41,7 +44,7 @@ def test_another_user_gets_a_403_and_the_door(path: str) -> None:
 
 
 def test_the_uid_that_is_judged_is_the_peers(path: str) -> None:
-    with stage(path, allow=lambda uid: uid == os.geteuid()):
+    with stage(path, permit=lambda peer: Access.FULL if peer.uid == os.geteuid() else Access.NONE):
         assert ControlClient(path).is_answering()
 
 
@@ -55,45 +58,63 @@ def test_a_real_other_user_is_refused() -> None:
         assert "user 65534 may not" in json.loads(answer.stdout)["error"]
 
 
-def test_the_same_user_and_root_may() -> None:
-    assert same_user_or_root(os.geteuid())
-    assert same_user_or_root(0)
-    assert not same_user_or_root(os.geteuid() + 12345)
-
-
 # Crowds and shortages
 
 
-def test_a_client_beyond_the_limit_gets_a_503_and_places_come_free(live: Stage) -> None:
-    crowd = [dial(live.path) for _ in range(200)]
+def test_a_newcomer_takes_the_place_of_who_has_been_silent_longest(live: Stage) -> None:
+    crowd = [dial(live.path) for _ in range(server.MAX_OF_A_USER)]
     try:
-        answers = []
-        for sock in crowd[server.MAX_CLIENTS :]:
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(get("/version"))
-            answers.append(read_all(sock))
-        told = [answer for answer in answers if answer]
-        assert len(told) >= server.MAX_REFUSED
-        assert {status_of(answer) for answer in told} == {503}
-        crowd[0].sendall(get("/version", "connection: close"))
-        assert status_of(read_all(crowd[0])) == 200
+        eventually(lambda: len(live.server._clients) == server.MAX_OF_A_USER)
+        for _ in range(3):
+            assert ControlClient(live.path).is_answering()
+        assert read_all(crowd[0]) == b""
+        crowd[-1].sendall(get("/version", "connection: close"))
+        assert status_of(read_all(crowd[-1])) == 200
     finally:
         for sock in crowd:
             sock.close()
-    eventually(lambda: status_of(talk(live.path, get("/version", "connection: close")) or b"x 0") == 200)
 
 
-def test_idle_crowds_do_not_slow_the_answers_of_those_inside(live: Stage) -> None:
+def test_who_has_been_answered_keeps_the_place_while_others_have_not_even_asked(live: Stage) -> None:
     with contextlib.ExitStack() as sockets:
         inside = sockets.enter_context(dial(live.path))
         inside.sendall(get("/version"))
         read_until(inside, b"}\n")
         for _ in range(150):
             sockets.enter_context(dial(live.path))
-        began = time.monotonic()
+        eventually(lambda: len(live.server._clients) == server.MAX_OF_A_USER)
         inside.sendall(get("/version"))
         read_until(inside, b"}\n")
-        assert time.monotonic() - began < 1
+
+
+def test_no_more_than_the_limit_are_ever_served_at_once(live: Stage) -> None:
+    most = 0
+    with contextlib.ExitStack() as sockets:
+        for _ in range(150):
+            sockets.enter_context(dial(live.path)).sendall(b"GET /sta")
+            most = max(most, len(live.server._clients))
+    assert most <= server.MAX_OF_A_USER
+
+
+def test_one_users_crowd_leaves_room_for_another(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = iter([1000] * 100 + [0])
+    monkeypatch.setattr(access, "peer_of", lambda sock: Peer(next(users), frozenset()))
+    with stage(path, permit=lambda peer: Access.FULL) as it, contextlib.ExitStack() as sockets:
+        for _ in range(100):
+            sockets.enter_context(dial(path)).sendall(get("/events?follow=1"))
+        assert ControlClient(path).is_answering()
+        assert len([peer for peer in it.server._clients.values() if peer.uid == 1000]) <= server.MAX_OF_A_USER
+
+
+def test_more_followers_than_the_limit_get_a_409_and_a_roll_is_waited_for_without_its_events(live: Stage) -> None:
+    with contextlib.ExitStack() as followers:
+        for _ in range(MAX_FOLLOWERS):
+            followers.enter_context(dial(live.path)).sendall(get("/events?follow=1"))
+        eventually(lambda: len(live.server._feed._followers) == MAX_FOLLOWERS)
+        assert status_of(talk(live.path, get("/events?follow=1", "connection: close"))) == 409
+        assert len(live.scene.listeners) == 1
+        client = ControlClient(live.path)
+        assert roll(client, Terminal(), client.reload, "web", no_wait=False) == 0
 
 
 def test_descriptors_running_out_neither_kills_nor_spins(live: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.kernel.reactor import Pace, Reactor, Timer
 from tests.kernel.conftest import Until
 
 
@@ -271,3 +271,32 @@ def test_stop_lets_the_callbacks_of_the_turn_finish(reactor: Reactor) -> None:
     reactor.call_at(when, lambda: ran.append("same turn"))
     reactor.run()
     assert ran == ["same turn"]
+
+
+def test_cancelled_timers_do_not_pile_up(reactor: Reactor) -> None:
+    kept = [reactor.call_later(3600 + number, reactor.stop) for number in range(10)]
+    for _ in range(10_000):
+        reactor.call_later(60, reactor.stop).cancel()
+    assert len(reactor._timers) < 200
+    assert all(timer.callback is not None for timer in kept)
+    assert {id(timer) for _when, _number, timer in reactor._timers} >= {id(timer) for timer in kept}
+
+
+def test_the_longest_turn_of_the_last_minute_is_known(reactor: Reactor) -> None:
+    reactor.call_later(0, lambda: time.sleep(0.05))
+    reactor.call_later(0.01, reactor.stop)
+    reactor.run()
+    assert reactor.pace.longest >= 0.05
+
+
+def test_what_is_more_than_a_minute_ago_is_forgotten() -> None:
+    pace = Pace(0.0)
+    pace.turned(5.0, 6.0)
+    pace.turned(20.0, 20.25)
+    assert pace.longest == 1.0
+    for second in range(20, 75):
+        pace.turned(second, second + 0.01)
+    assert pace.longest == 0.25
+    for second in range(75, 140):
+        pace.turned(second, second + 0.01)
+    assert pace.longest < 0.02

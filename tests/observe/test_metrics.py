@@ -201,3 +201,7 @@ def test_a_memory_limit_is_a_gauge_where_there_is_one() -> None:
     series = parsed(exposition(status(web=app(max_memory_bytes=2**30), other=app())))
     assert value(series, "holdfast_max_memory_bytes", app="web") == 2**30
     assert ("holdfast_max_memory_bytes", frozenset({("app", "other")})) not in series
+
+
+def test_the_masters_own_lag_is_told_in_seconds() -> None:
+    assert value(parsed(metrics.master_lag(0.0025)), "holdfast_master_lag_max_seconds") == 0.0025
