@@ -12,8 +12,10 @@ import click
 import msgspec
 
 from supervisor.config.settings import AppSettings, MemoryShare, Settings
+from supervisor.errors import UserError
 from supervisor.kernel.capacity import available_memory
 from supervisor.kernel.files import starting_directory
+from supervisor.master.confinement import confined, environment
 from supervisor.master.place import CHECK, find_place
 from supervisor.master.releases import wanted_workers
 from supervisor.spawner.check import CheckResult
@@ -31,14 +33,20 @@ def report(settings: Settings) -> int:
 
 
 def _import(app: AppSettings) -> CheckResult:
-    place = find_place(app, starting_directory())
-    command = [*place.command(CHECK), place.home]
+    try:
+        place = find_place(app, starting_directory())
+    except UserError as error:
+        return CheckResult(reason=str(error))
+    command = confined(app, place, CHECK, [*place.command(CHECK), place.home])
     try:
         done = subprocess.run(  # noqa: S603  # our own module, by an interpreter that the settings name
-            command, input=msgspec.json.encode(app), stdout=subprocess.PIPE, timeout=app.boot_timeout, check=False
+            command,
+            input=msgspec.json.encode(app),
+            stdout=subprocess.PIPE,
+            timeout=app.boot_timeout,
+            check=False,
+            env=environment(app, place),
         )
-    except OSError as error:
-        return CheckResult(reason=f"python {command[0]} can't be run: {error.strerror}")
     except subprocess.TimeoutExpired:
         return CheckResult(reason=f"{app.app} was not imported within boot_timeout ({app.boot_timeout:g} s)")
     try:

@@ -192,10 +192,11 @@ def _flags(source: Source, section: Section, problems: list[SettingsError]) -> F
 
 
 def _overlaid(found: Found, flags: Found) -> Found:
-    """Flags win over the file, and `--env` adds to the file's environment name by name."""
+    """Flags win over the file; `--env` and `--credentials` add to the file's tables name by name."""
     merged = found | flags
-    if "env" in merged:
-        merged["env"] = found.get("env", {}) | flags.get("env", {})
+    for key in ("env", "credentials"):
+        if key in merged:
+            merged[key] = found.get(key, {}) | flags.get(key, {})
     return merged
 
 

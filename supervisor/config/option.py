@@ -32,6 +32,6 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def setting(self) -> str:
         """How the option is written in the TOML file."""
-        if self.key == "env":
-            return "env = {..}"
+        if self.key in ("env", "credentials"):
+            return f"{self.key} = {{..}}"
         return f"{self.key} = [..]" if self.repeatable else self.key

@@ -12,6 +12,7 @@ from supervisor.config.edge import EDGE
 from supervisor.config.hooks import HOOKS
 from supervisor.config.option import Option, Section
 from supervisor.config.overload import OVERLOAD
+from supervisor.config.privileges import PRIVILEGE_OPTIONS
 from supervisor.config.watching import WATCHING
 from supervisor.config.wear import LIMITS, WEAR
 
@@ -251,6 +252,7 @@ OPTIONS: tuple[Option, ...] = (
     *OVERLOAD,
     *BOUNDS,
     *HOOKS,
+    *PRIVILEGE_OPTIONS,
     Option(
         key="ws_max_size",
         flags=("--ws-max-size",),

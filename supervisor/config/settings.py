@@ -91,6 +91,13 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     after_fork: str | None = None
     on_worker_start: str | None = None
     on_worker_exit: str | None = None
+    user: str | None = None  # None: who the master is
+    group: str | None = None
+    no_new_privs: bool = True
+    umask: int | None = None  # None: the master's
+    oom_score_adj: int = 100  # above the master's
+    env_file: str | None = None
+    credentials: dict[str, str] = {}  # names of credentials by names of variables
     access_log: str | None = None
     access_log_format: str = "auto"  # combined or json, as log_format says; or one of these; or a format with atoms
 

@@ -41,8 +41,8 @@ _TARGET = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*:{_IDENTIFIER}(?:\.{_ID
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _READY_PATH = re.compile(r"/[!-\"$-~]*")  # what may stand in a request line before '#', RFC 9112 section 3.2.1
 _MODE = re.compile(r"(?:0o)?[0-7]{3,4}", re.ASCII)
-_ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
-_OWNER = re.compile(rf"{_ACCOUNT}(?::{_ACCOUNT})?|:{_ACCOUNT}", re.ASCII)
+ACCOUNT = r"(?:[A-Za-z_][A-Za-z0-9_.-]{0,62}\$?|[0-9]{1,9})"  # a name as useradd(8) allows it, or a number
+_OWNER = re.compile(rf"{ACCOUNT}(?::{ACCOUNT})?|:{ACCOUNT}", re.ASCII)
 _CIPHERS = re.compile(r"[A-Za-z0-9_+!:,@=.-]{1,2000}", re.ASCII)
 ATOM = re.compile(
     r"%(?:%|\((?:\{(?P<field>[A-Za-z0-9._-]{1,100})\}(?=[ioe])|(?=[hlutrmUqHsBbfaTDMLpIwg]))(?P<name>[A-Za-z])\)s)"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
-from supervisor.errors import SettingsError
+from supervisor.errors import SettingsError, SurroundingsError
 
 MAX_SETTINGS = 2**20  # bytes
 
@@ -22,6 +23,20 @@ def read_settings(path: str | None) -> bytes | None:
     if len(text) > MAX_SETTINGS:
         raise SettingsError(path, "", f"a settings file of at most {MAX_SETTINGS} bytes")
     return text
+
+
+def read_private(path: str) -> bytes:
+    """A regular file of at most `MAX_SETTINGS` bytes, which may hold secrets. Raises `SurroundingsError`."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # a fifo holds up nobody
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SurroundingsError(f"{path}: a regular file was expected")
+            data = file.read(MAX_SETTINGS + 1)
+    except OSError as error:
+        raise SurroundingsError(f"{path}: can't be read: {error.strerror}") from None
+    if len(data) > MAX_SETTINGS:
+        raise SurroundingsError(f"{path}: a file of at most {MAX_SETTINGS} bytes was expected")
+    return data
 
 
 def starting_directory() -> str:

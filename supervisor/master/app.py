@@ -15,7 +15,7 @@ import signal
 from typing import Protocol
 
 from supervisor.config.settings import AppSettings
-from supervisor.errors import SurroundingsError
+from supervisor.errors import UserError
 from supervisor.fleet import records as seats
 from supervisor.fleet.fleet import generations, standing
 from supervisor.kernel.board import Board
@@ -106,7 +106,9 @@ class App:
         return self.has_left and not self.releases.have_spawners
 
     def open(self, settings: AppSettings) -> None:
-        """Open what these settings name and is not open: sockets, access log. Raises `SurroundingsError`."""
+        """Open what these settings name and is not open: sockets, access log. Raises `UserError`, also for a release's
+        user or secrets that can't be had."""
+        self.releases.check(settings)
         self.listeners.ensure(settings)
         self.access.ensure(settings.access_log)
 
@@ -306,6 +308,7 @@ class App:
         worker = Worker(self, self._reactor, self._journal, self.board, self.name, *who)
         chances = random.random(), random.random()  # noqa: S311  # jitter
         worker.limits = limits.of_worker(release.settings.max_requests, release.settings.max_age, chances)
+        worker.pipes.give_to(release.place.identity)
         self.workers[worker.number] = worker
         release.fork(worker)
 
@@ -351,7 +354,7 @@ class App:
         self._starts_again = False
         try:
             self.open(self.settings)
-        except SurroundingsError as error:
+        except UserError as error:
             self.news.not_started(str(error))
             return
         self.start()

@@ -17,6 +17,7 @@ from supervisor.master.children import Children
 from supervisor.master.listeners import Listeners
 from supervisor.master.place import Place, find_place
 from supervisor.master.releases import Release, ReleaseOwner
+from supervisor.master.secrets import exposed
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
 from supervisor.messages.wire import Fork, Imported
@@ -53,6 +54,12 @@ class Releases:
     def have_spawners(self) -> bool:
         """Some spawner has not ended yet."""
         return any(release.spawner is not None for release in self._by_generation.values())
+
+    def check(self, settings: AppSettings) -> None:
+        """Look up what a release with these settings needs. Raises `UserError` when it can't be had."""
+        find_place(settings, self._start)
+        if warning := exposed(settings, self._start):
+            self._journal.event("log", warning, level="warning", app=settings.name)
 
     def add(self, generation: int, settings: AppSettings, place: Place | None = None) -> Release:
         """A new release, not started; its place is the one that the settings lead to now, unless it is known."""

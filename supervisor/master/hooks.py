@@ -22,6 +22,7 @@ from supervisor.config.settings import AppSettings
 from supervisor.kernel.process import Ended, spawn
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master.children import Child, Children
+from supervisor.master.confinement import confined, environment
 from supervisor.master.pipes import Pipes
 from supervisor.master.place import HOOK, Place
 from supervisor.messages.status import RollStatus
@@ -48,8 +49,10 @@ class Job(msgspec.Struct, frozen=True):
         """What is run; a command needs no interpreter of the release's to change into its directory."""
         hook = getattr(self.settings, self.name)
         if isinstance(hook, str):
-            return [*self.place.command(HOOK), self.place.home, "call", hook]
-        return [*Place(self.place.home).command(HOOK), self.place.home, "exec", *hook]
+            command = [*self.place.command(HOOK), self.place.home, "call", hook]
+        else:
+            command = [*Place(self.place.home).command(HOOK), self.place.home, "exec", *hook]
+        return confined(self.settings, self.place, HOOK, command)
 
 
 def facts(name: HookName, app: str, roll: RollStatus, home: str) -> dict[str, str]:
@@ -102,8 +105,9 @@ class Hooks:
         self._running = job
         command, began = job.command(), self._reactor.now()
         pipes = Pipes(self._reactor, self._journal, self._app, job.generation, None)
+        pipes.give_to(job.place.identity)
         try:
-            pid = spawn(command, {**os.environ, **job.settings.env, **job.facts}, pipes.write_ends)
+            pid = spawn(command, {**environment(job.settings, job.place), **job.facts}, pipes.write_ends)
         except OSError as error:
             self._end(job, f"{command[0]} can't be run: {error.strerror}", [])
             return

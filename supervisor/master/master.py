@@ -58,7 +58,7 @@ class Master:
         self._apps = {app.name: App(self, app, reactor, self._children, journal) for app in settings.apps}
 
     def run(self) -> int:
-        """Serve until told to stop. Raises `SurroundingsError` when it can't begin; then nothing is left behind."""
+        """Serve until told to stop. Raises `UserError` when it can't begin; then nothing is left behind."""
         with contextlib.ExitStack() as opened:
             opened.callback(self._end_everything)
             self._watch_signals()
@@ -163,6 +163,9 @@ class Master:
         for app in self._apps.values():
             where = ", ".join(listener.bound for listener in app.listeners.of(app.settings.bind))
             self._journal.event("log", f"listening on {where}", app=app.name)
+        if os.geteuid() == 0 and (bold := [app.name for app in self._apps.values() if app.settings.user is None]):
+            text = f"runs as root, with all that its code imports: {', '.join(bold)}; name a user in the settings"
+            self._journal.event("log", text, level="warning")
         wanted, allowed = max(app.settings.backlog for app in self._apps.values()), longest_backlog()
         if allowed is not None and allowed < wanted:
             text = f"backlog {wanted} is cut down to net.core.somaxconn, {allowed}; raise it with sysctl(8)"
@@ -204,7 +207,7 @@ class Master:
         try:
             for app in chosen:
                 app.open(found[app.name])
-        except SurroundingsError:
+        except UserError:
             for app in chosen:
                 app.close_unused()
             raise

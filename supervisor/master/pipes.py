@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable
 
+from supervisor.kernel.identity import Identity
 from supervisor.kernel.reactor import Reactor
 from supervisor.observe.journal import Journal
 from supervisor.observe.output import OutputReader
@@ -34,6 +35,12 @@ class Pipes:
     @property
     def write_ends(self) -> tuple[int, int]:
         return self.stdout_write, self.stderr_write
+
+    def give_to(self, identity: Identity | None) -> None:
+        """The child will be this user: without a pipe of its own it could write to it, but not open /dev/stdout."""
+        if identity is not None:
+            for fd in self.write_ends:
+                os.fchown(fd, -1 if identity.uid is None else identity.uid, identity.gid)
 
     def close_write_ends(self) -> None:
         """The child has its own copies now."""

@@ -9,8 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -21,6 +19,7 @@ from supervisor.kernel.process import Ended, spawn
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.kernel.sockets import Listener
 from supervisor.master.children import Children
+from supervisor.master.confinement import confined, environment
 from supervisor.master.pipes import Pipes
 from supervisor.master.place import SPAWNER, Place
 from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, from_spawner
@@ -110,14 +109,9 @@ class Spawner:
 
     def _exec(self, theirs: Channel) -> int:
         """Start a fresh interpreter, with its channel at 3, in a session of its own: Ctrl-C is for the master alone."""
-        command = self.place.command(SPAWNER)
-        environment = {**os.environ, **self.settings.env}
-        try:
-            return spawn(command, environment, [*self.pipes.write_ends, theirs.fileno()])
-        except OSError as error:
-            self.import_failed, self._failure = True, f"python {command[0]} can't be run: {error.strerror}"
-            # What ends at once stands in for it, so that this end is told like any other.
-            return spawn([sys.executable, "-I", "-S", "-c", ""], environment, ())
+        self.pipes.give_to(self.place.identity)
+        command = confined(self.settings, self.place, SPAWNER, self.place.command(SPAWNER))
+        return spawn(command, environment(self.settings, self.place), [*self.pipes.write_ends, theirs.fileno()])
 
     def _on_message(self) -> None:
         try:

@@ -57,7 +57,7 @@ def main() -> int:
     version = "{}.{}".format(*sys.version_info)
     if sys.version_info[:2] < OLDEST_PYTHON:
         needed = "{}.{}".format(*OLDEST_PYTHON)
-        return _refuse(module, f"python {sys.executable} is Python {version}; holdfast needs {needed} or later")
+        return refuse(module, f"python {sys.executable} is Python {version}; holdfast needs {needed} or later")
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != here]
     _import_ours(os.path.dirname(here))
@@ -67,7 +67,7 @@ def main() -> int:
     if problems:
         what = f"python {sys.executable} (Python {version}) has not all that holdfast needs: {', '.join(problems)}"
         names = " ".join(f"'{name}>={at_least}'" for name, (at_least, _below) in NEEDS.items())
-        return _refuse(module, f"{what}; install it there: pip install {names}")
+        return refuse(module, f"{what}; install it there: pip install {names}")
     code: int = importlib.import_module(module).main()
     return code
 
@@ -119,7 +119,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def _refuse(module: str, reason: str) -> int:
+def refuse(module: str, reason: str) -> int:
+    """Tell it to whoever has started this module of ours; returns the exit code."""
     if module == SPAWNER:
         os.write(CHANNEL_FD, import_failed(reason))
     elif module == CHECK:

@@ -233,6 +233,10 @@ class Cluster:
             if len(line) > 30 and line[:4].isdigit() and line[10] == "T":
                 yield line
 
+    def warnings(self) -> list[str]:
+        """The supervisor's own warnings, but for the one that every cluster of root's begins with."""
+        return [line for line in self.events() if " warning " in line and "runs as root" not in line]
+
     # Rolls
 
     def roll(self, number: int = signal.SIGUSR2) -> dict[str, Any]:

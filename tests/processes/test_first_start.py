@@ -229,7 +229,7 @@ def test_an_unusable_default_control_path_only_warns(tmp_path: Path, directory: 
         cluster.start()
         until("the ready line", lambda: " ready: web: 1/1 ready" in cluster.log)
         ask(cluster, "/print?served")
-        (line,) = (line for line in cluster.events() if " warning " in line)
+        (line,) = cluster.warnings()
         assert "no control socket, holdfastctl can't be used: " in line
         assert str(tmp_path / directory) in line
         assert cluster.stop() == 0

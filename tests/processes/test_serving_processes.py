@@ -139,7 +139,7 @@ def test_preload_auto_falls_back_to_off_when_the_import_leaves_threads_running_a
     site = Site(tmp_path)
     site.write("first", before=POLLER)
     with site.cluster("-w", "2", "--preload", "auto") as cluster:
-        (warning,) = [line for line in cluster.events() if " warning " in line]
+        (warning,) = cluster.warnings()
         assert "not preloaded: the import left threads running (poller)" in warning
         workers = {worker["pid"] for worker in cluster.workers()}
         assert workers < set(site.imports())
@@ -154,7 +154,7 @@ def test_preload_on_forks_all_the_same_and_warns(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.write("first", before=POLLER)
     with site.cluster("-w", "1", "--preload", "on") as cluster:
-        (warning,) = [line for line in cluster.events() if " warning " in line]
+        (warning,) = cluster.warnings()
         assert "left threads running, which a fork does not copy: poller" in warning
         assert ask(cluster.bind, "/about").json()["threads"] == ["MainThread"]
 
