@@ -69,6 +69,10 @@ class Giver:
             self._waiting.append(connection)
         self._schedule(PAUSE)
 
+    def wait(self) -> None:
+        """Ask until all was taken, and say so then: other givers may have put something into a queue found empty."""
+        self._schedule(PAUSE)
+
     def close(self) -> None:
         """Give nothing any more."""
         self.is_open = False

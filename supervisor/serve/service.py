@@ -351,10 +351,13 @@ class Service:
     def check_empty(self) -> None:
         """Say once that nothing is left to wait for."""
         waits = self._gate is not None and self._gate.waiting > 0
-        gives = self._giver is not None and not self._giver.is_done
-        if not (self._emptied or waits or gives or self._connections or self.bridge.is_running()):
-            self._emptied = True
-            self._on_empty()
+        if self._emptied or waits or self._connections or self.bridge.is_running():
+            return
+        if self._giver is not None and not self._giver.is_done:
+            self._giver.wait()
+            return
+        self._emptied = True
+        self._on_empty()
 
     def _given(self, connection: Connection) -> None:
         self._connections.discard(connection)

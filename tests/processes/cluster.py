@@ -148,7 +148,7 @@ class Cluster:
         for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
             try:
                 where = Path(f"/proc/{pid}/cwd").readlink()
-                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue
             if where.is_relative_to(self.folder):

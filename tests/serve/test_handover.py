@@ -403,6 +403,25 @@ def test_who_has_given_stays_until_all_was_taken() -> None:
         eventually(lambda: way.old.empties == 1)
 
 
+def test_who_finds_what_another_gives_when_its_own_end_has_come_ends_when_that_was_taken() -> None:
+    app = Place("old")
+    with move(app) as way, way.old.connect() as sock, way.old.connect() as idle:
+        ask(idle)
+        sock.sendall(GET.replace(b"/ ", b"/wait "))
+        eventually(lambda: way.old.service.inflight == 1)
+        way.begin()
+        way.take_one()
+        eventually(lambda: (giver := way.old.service._giver) is not None and giver._timer is None)
+        way.outlet.send(b"what another leaving worker gives")
+        sock.close()
+        app.release.set()
+        eventually(lambda: way.old.service.connections == 0)
+        way.old.call(lambda: None)
+        assert way.old.empties == 0
+        way.queue.receive()
+        eventually(lambda: way.old.empties == 1)
+
+
 def test_who_is_told_to_keep_what_is_left_gives_nothing_any_more() -> None:
     app = Place("old")
     with move(app) as way, way.old.connect() as sock, way.old.connect() as idle:
