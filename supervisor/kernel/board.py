@@ -1,10 +1,12 @@
-"""The board: one page of shared memory a worker, written by that worker alone, read by the master at any time.
+"""The board: a row of shared memory a worker, written by that worker alone, read by the master at any time.
 
 Invariant: a row has one writer. The master needs no answer from a worker to know how it is, so a hung worker's row
 and a dead worker's row read the same as a healthy one's. Counters only grow during a worker's life; the master folds
 a dead worker's counters into the app's totals before it frees the row.
 
-Cells are aligned 64-bit integers; a store of one is not torn on any platform Linux runs Python on in 64 bit.
+A row begins with cells, aligned 64-bit integers; a store of one is not torn on any platform Linux runs Python on in 64
+bit. Behind them is the flight recorder, the requests that are with the app: `kernel.recorder` writes it,
+`observe.flight` reads it. Of a row's pages only those exist that were written to, in most apps the first.
 """
 
 from __future__ import annotations
@@ -13,12 +15,26 @@ import contextlib
 import enum
 import mmap
 import os
+import struct
 from typing import TypeAlias
 
 from supervisor.errors import SurroundingsError
 
-ROW_BYTES = mmap.PAGESIZE
 ROWS = 4096  # sparse: a page exists only once its worker has touched it
+
+# Where the flight recorder's parts begin, in bytes from the row's start.
+THREADS = 1024  # of each seat, the identity (`threading.get_ident`) of the thread that it belongs to, or 0
+CLIENT = THREADS + 64 * 8  # of the request that runs its first step now, ended by a NUL
+CLIENT_BYTES = 64
+HEAD = CLIENT + CLIENT_BYTES  # its head as it came, ended by a NUL; empty when there is no such request
+HEAD_BYTES = 4096
+SEATS = HEAD + HEAD_BYTES + 64  # requests that wait, and those in threads
+SEATS_COUNT = 64
+SEAT = struct.Struct("@48s48s152sd")
+"""Request id, client, head, and when the request came: seconds of CLOCK_MONOTONIC, which are written last, and 0 in a
+seat that is free. What is longer is cut."""
+
+ROW_BYTES = -(-(SEATS + SEATS_COUNT * SEAT.size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Cell(enum.IntEnum):
@@ -96,7 +112,10 @@ class Board:
             raise SurroundingsError(f"no free row left on the board: {ROWS} workers are alive at once")
         number = self._free.pop()
         start = number * ROW_BYTES
-        self._map[start : start + ROW_BYTES] = bytes(ROW_BYTES)
+        try:
+            self._map.madvise(mmap.MADV_REMOVE, start, ROW_BYTES)  # what its last worker has left, and the memory
+        except OSError:
+            self._map[start : start + ROW_BYTES] = bytes(ROW_BYTES)
         return number
 
     def release(self, number: int) -> None:
@@ -107,6 +126,11 @@ class Board:
         """The live cells of one row; reading never blocks and never fails."""
         start = number * ROW_BYTES // 8
         return self._cells[start : start + Cell.END]
+
+    def memory(self, number: int) -> bytes:
+        """All of one row as it is now, for `observe.flight`. A worker may have been in the midst of writing to it."""
+        start = number * ROW_BYTES
+        return self._map[start : start + ROW_BYTES]
 
     def close(self) -> None:
         """Close; the memory goes with the last row that somebody still holds."""

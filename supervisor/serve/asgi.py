@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
+from supervisor.kernel.recorder import Recorder, fitting
 from supervisor.serve.answer import JOINED, AnswerError, Lines, plain, render
 from supervisor.serve.extensions import (
     BODY,
@@ -63,6 +64,9 @@ class AsgiBridge:
         self.scope: Scope = {"type": "http", "asgi": self.version, "http_version": "1.1", "method": "", "scheme": ""}
         self.scope |= {"path": "", "raw_path": b"", "query_string": b"", "root_path": self.root_path, "headers": []}
         self.scope |= {"client": None, "server": None, "state": {}, "extensions": {}}  # what all scopes begin as
+        self.recorder: Recorder = service.recorder
+        self.current = service.recorder.current
+        self.client = b""  # of the current request
         self.draining = asyncio.Event()  # the worker leaves: long answers had better come to an end
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
@@ -94,10 +98,12 @@ class AsgiExchange(ExtendedAnswer):
         "_path",
         "_pieces",
         "_query",
+        "_seat",
         "_task",
         "_told",
         "holds_body",
         "is_plain",
+        "raw_head",
         "since",
     )
 
@@ -120,6 +126,7 @@ class AsgiExchange(ExtendedAnswer):
         self.status = 0
         self.sent = 0
         self.request = request
+        self.raw_head: bytes  # empty from when it has a seat in the recorder
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
         self.since = monotonic()
         self._body_done = done = request.end_stream
@@ -131,6 +138,7 @@ class AsgiExchange(ExtendedAnswer):
         self._phase = WAITING
         self._lines: Lines
         self._pieces: list[bytes] = []
+        self._seat: int
         self._told = False  # the app has seen the end of the body
         self._gone = False
         self._half_closed = False
@@ -185,12 +193,22 @@ class AsgiExchange(ExtendedAnswer):
         self._task = task
         self._bridge.live.add(self)
 
+    def waits(self) -> None:
+        """The app's coroutine has returned to the loop for the first time, and will go on."""
+        if self.raw_head:
+            recorder = self._bridge.recorder
+            self._seat = recorder.keep(self._connection.label, self.raw_head, self.since, self.trace.name)
+            self.raw_head = b""
+            recorder.leave()
+
     def ended(self, failure: BaseException | None) -> None:
         """The app's coroutine has returned, or raised this."""
         bridge = self._bridge
         self._live = False
         if self._task is not None:
             bridge.live.discard(self)
+            if not self.raw_head:
+                bridge.recorder.vacate(self._seat)
         if self._gone:
             self._connection.tally.leave()
         if failure is not None or self._phase is not DONE:
@@ -242,7 +260,14 @@ class AsgiExchange(ExtendedAnswer):
     # How it happens.
 
     def scope(self, bridge: AsgiBridge) -> Scope:
+        """For the app, which is called now: from here on the request is on record."""
         connection = self._connection
+        if connection.label is not bridge.client:  # the recorder's `enter`, written out
+            bridge.recorder.client.value = bridge.client = connection.label
+        try:
+            bridge.current.value = self.raw_head
+        except ValueError:
+            bridge.current.value = fitting(self.raw_head)
         raw = self._path
         path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
         root = bridge.root_path

@@ -25,6 +25,7 @@ class Exchange(Protocol):
     """One request with the app, as the connection sees it."""
 
     request: Request
+    raw_head: bytes  # as it came, for the flight recorder; set by the connection before `start`
     method: str
     legacy: bool  # the request came as HTTP/1.0
     status: int  # 0 until the answer's head was written

@@ -66,6 +66,7 @@ class Connection(Outgoing):
         "eof",
         "exchange",
         "expires",
+        "label",
         "origin",
         "scheme",
         "server",
@@ -87,6 +88,7 @@ class Connection(Outgoing):
         self.scheme: str
         self.origin: Origin | None = None  # the peer, when it is one that may speak for others
         self.client: tuple[str, int] | None = None
+        self.label = b""  # the client, as the flight recorder has it
         self.server: tuple[str, int | None] | None = None
         self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
         self._last: bool | None = None  # the client said that it sends no further request; None: there was none
@@ -203,9 +205,10 @@ class Connection(Outgoing):
             if origin is not None and (origin.told or len(request.headers) > 1):  # with Host alone nobody is named
                 origin.look_through(self, request)
             exchange = self.exchange = service.open(self, request, request.path, request.query, method, not last)
+            exchange.raw_head = head
             exchange.start()
         else:
-            self._take_unusual(request, judge(request), parser)
+            self._take_unusual(head, request, judge(request), parser)
 
     def _wait_for_head(self, data: bytes, fresh: int) -> None:
         refusal = judge_partial(data, fresh, self.service.limits)
@@ -220,7 +223,9 @@ class Connection(Outgoing):
         if self.eof:
             self._close()
 
-    def _take_unusual(self, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection) -> None:
+    def _take_unusual(
+        self, head: bytes, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection
+    ) -> None:
         opener = self.service.opener(request, parser.upgrade())
         if request.end_stream:
             parser.start_next_cycle()
@@ -236,15 +241,16 @@ class Connection(Outgoing):
                 self._refuse(LARGE_BODY, request.method + b" ")
                 return
             self.body = ChunkedBody(limits) if length is None else SizedBody(int(length))
-        self._begin(request, path, query, opener)
+        self._begin(head, request, path, query, opener)
 
-    def _begin(self, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
+    def _begin(self, head: bytes, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
         self.state = BUSY
         self.expires = NEVER
         self.tally.start()
         if self.origin is not None:
             self.origin.look_through(self, request)
         exchange = self.exchange = opener(self, request, path, query, request.method.decode("ascii"), not self._last)
+        exchange.raw_head = head
         if self.body is not None:
             self._await_body()
             if self._rest:

@@ -58,7 +58,10 @@ class Introduction:
                 server = told.destination or server
                 scheme = "https" if told.secure else scheme
         connection.client, connection.server, connection.scheme = client, server, scheme
-        if self._trust.covers(client[0] if client else None):
+        host = client[0] if client else None
+        speaks = self._trust.covers(host)
+        connection.label = self._trust.label(host, speaks)
+        if speaks:
             connection.origin = Origin(connection, self._trust)
 
     def _shared(self, here: object) -> tuple[str, int | None]:

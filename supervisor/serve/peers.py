@@ -51,6 +51,7 @@ class Trust:
         self._everybody = "*" in addresses
         self._networks = [ipaddress.ip_network(text) for text in addresses if text != "*"]
         self._known: dict[str | None, bool] = {None: bool(addresses)}
+        self._labels: dict[tuple[str | None, bool], bytes] = {}
 
     def covers(self, host: str | None) -> bool:
         """Whether this IP address, or None for a Unix socket, is believed."""
@@ -60,6 +61,16 @@ class Trust:
                 self._known = {None: self._known[None]}
             known = self._known[host] = self._everybody or self._is_listed(host or "")
         return known
+
+    def label(self, host: str | None, speaks: bool) -> bytes:
+        """A client for the flight recorder, marked with a `*` when its peer is believed, also about the request's id.
+        Equal ones are the same object, as far as they are lately seen."""
+        label = self._labels.get((host, speaks))
+        if label is None:
+            if len(self._labels) >= _KEPT:
+                self._labels.clear()
+            label = self._labels[host, speaks] = b"*" * speaks + (host or "").encode("ascii", "replace")[:46]
+        return label
 
     def _is_listed(self, host: str) -> bool:
         address = _address(host.partition("%")[0])
@@ -102,9 +113,11 @@ class Origin:
             self.told = True
             told = client_of(fields(request), self._trust, (self._client, self._server, self._scheme))
             connection.client, connection.server, connection.scheme = told
+            connection.label = self._trust.label(told[0][0] if told[0] else None, True)
         elif self.told:
             self.told = False
             connection.client, connection.server, connection.scheme = self._client, self._server, self._scheme
+            connection.label = self._trust.label(self._client[0] if self._client else None, True)
 
 
 def client_of(headers: HeaderBlock, trust: Trust, peer: tuple[Client, Server, str]) -> tuple[Client, Server, str]:

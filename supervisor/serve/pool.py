@@ -27,6 +27,8 @@ from collections.abc import Callable
 from time import clock_gettime, monotonic, pthread_getcpuclockid
 from typing import Any, Protocol
 
+from supervisor.kernel.recorder import Record, Recorder
+
 _LOOK = 0.001  # seconds between two looks at jobs that wait
 _PATIENCE = 50  # looks at one and the same waiting job, while the lead computes, before it gets another thread
 _MEMORY = 16  # jobs, about, from which is known how many wait for something
@@ -54,8 +56,8 @@ class Job(Protocol):
     @property
     def gone(self) -> bool: ...
 
-    def run(self) -> None:
-        """In a thread. Raises nothing."""
+    def run(self, record: Record) -> None:
+        """In a thread, whose flight record `record` writes. Raises nothing."""
 
     def leave(self) -> None:
         """In the loop, instead of `connection.finish`, for one that is `gone`."""
@@ -66,27 +68,33 @@ Answer = tuple[Job, Any, Callable[[Any], None] | None]
 
 
 class _Thread:
-    """One thread. `lock` is released to wake it, `job` is what it runs, `clock` counts the CPU time it has used."""
+    """One thread. `lock` is released to wake it, `job` is what it runs, `clock` counts the CPU time it has used;
+    `record` puts a job on record, `rest` takes the last one off it."""
 
-    __slots__ = ("clock", "job", "lock")
+    __slots__ = ("clock", "job", "lock", "record", "rest")
 
     def __init__(self) -> None:
         self.lock: LockType = allocate_lock()
         self.lock.acquire()
         self.job: Job | None = None
         self.clock = 0
+        self.record: Record
+        self.rest: Callable[[], None]
 
 
 class Pool:
     """At most `size` daemon threads, started when first needed. `on_idle` is called in each that goes to sleep."""
 
-    def __init__(self, size: int, loop: asyncio.AbstractEventLoop, name: str, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self, size: int, loop: asyncio.AbstractEventLoop, name: str, recorder: Recorder, on_idle: Callable[[], None]
+    ) -> None:
         self.jobs: deque[Job | None] = deque()
         self.outbox: deque[Answer] = deque()
         self.is_waking = False
         self._size = size
         self._loop = loop
         self._name = name
+        self._recorder = recorder
         self._on_idle = on_idle
         self._threads: list[_Thread] = []
         self._idle: list[_Thread] = []
@@ -247,6 +255,7 @@ class Pool:
 
     def _work(self, thread: _Thread) -> None:
         thread.clock = pthread_getcpuclockid(threading.get_ident())
+        thread.record, thread.rest = self._recorder.thread(threading.get_ident())
         thread.lock.acquire()
         while self._run_row(thread):
             self._idle.append(thread)
@@ -257,7 +266,7 @@ class Pool:
 
     def _run_row(self, thread: _Thread) -> bool:
         """Run what there is, for a while; False when the thread is to end."""
-        jobs, outbox = self.jobs, self.outbox
+        jobs, outbox, record = self.jobs, self.outbox, thread.record
         if not jobs:
             self._end_row(thread)
             return True
@@ -276,7 +285,7 @@ class Pool:
                 self._end_row(thread)
                 return False
             thread.job = job
-            job.run()
+            job.run(record)
             count += 1
             if outbox and not (defers and jobs):
                 self._call_loop()
@@ -287,6 +296,7 @@ class Pool:
 
     def _end_row(self, thread: _Thread) -> None:
         thread.job = None
+        thread.rest()
         if self._lead is thread:
             self._lead = None
 

@@ -20,6 +20,7 @@ import zttp
 from supervisor.config.settings import AppSettings, Interface
 from supervisor.kernel.board import Cell, Row, private_row
 from supervisor.kernel.channel import Channel
+from supervisor.kernel.recorder import Recorder
 from supervisor.messages.wire import HandOver
 from supervisor.serve.answer import Stamps
 from supervisor.serve.asgi import AsgiBridge
@@ -84,6 +85,7 @@ class Service:
         self._trust = Trust(settings.forwarded_allow_ips)
         self._introduction = Introduction(self._trust)
         self.introduce = self._introduction.introduce
+        self.recorder: Recorder = Recorder(row)
         self._on_empty = on_empty
         self._emptied = False
         self._sweeper: asyncio.TimerHandle | None = None

@@ -56,6 +56,8 @@ class Turns:
         task = self._make_task([exchange], _EAGER)
         if not task.done():
             exchange.has_task(task)
+            if _EAGER:
+                exchange.waits()
 
     def _make_task(self, batch: list[AsgiExchange], options: dict[str, Any]) -> asyncio.Task[None]:
         loop = self._bridge.loop
@@ -97,6 +99,7 @@ class Turns:
                 or (size and not all(map(operator.is_, context.values(), values)))
             ):
                 self._part(batch)
+        bridge.current.value = b""  # none runs its first step: `leave`, written out
 
     def _after_first_step(self, task: asyncio.Task[None], batch: list[AsgiExchange]) -> None:
         """The task has returned to the loop for the first time: the last of its batch waits for something, if any is
@@ -104,7 +107,9 @@ class Turns:
         if task.done():
             self._abandon(batch)
         elif batch:
-            batch.pop().has_task(task)
+            exchange = batch.pop()
+            exchange.has_task(task)
+            exchange.waits()
             self._part(batch)
 
     def _part(self, batch: list[AsgiExchange]) -> None:

@@ -60,11 +60,13 @@ class Upgrade(Answer):
         "_owed",
         "_path",
         "_query",
+        "_seat",
         "_socket",
         "_task",
         "_verdict",
         "holds_body",
         "method",
+        "raw_head",
         "request",
         "since",
     )
@@ -82,6 +84,7 @@ class Upgrade(Answer):
         super().__init__("GET", False, False)
         self.method = "GET"
         self.request = request
+        self.raw_head: bytes
         self.trace = Trace(request, connection.origin is not None, bridge.draining)
         self.since = monotonic()
         self.holds_body = False
@@ -94,6 +97,7 @@ class Upgrade(Answer):
         self._framing: Framing
         self._lines: Lines
         self._inbox = Inbox(bridge.loop, bridge.service.limits.read_ahead)
+        self._seat: int  # in the flight recorder
         self._socket: WebSocket | None = None
         self._owed = False  # the client went before it was answered: `leave` is due when the app has ended
         self._task: asyncio.Task[None] | None = None
@@ -114,6 +118,8 @@ class Upgrade(Answer):
             return
         self._handshake = judged
         bridge.live.add(self)
+        self._seat = bridge.recorder.keep_websocket(self._connection.label, self.raw_head, self.since)
+        self.raw_head = b""
         self._task = bridge.spawn(self._run(self._scope()))
 
     def feed(self, data: bytes, done: bool) -> None:
@@ -254,6 +260,7 @@ class Upgrade(Answer):
             failure = error
         bridge = self._bridge
         bridge.live.discard(self)
+        bridge.recorder.vacate(self._seat)
         self._task = None
         if self._owed:
             self._connection.tally.leave()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
+from supervisor.kernel.recorder import Record, Recorder
 from supervisor.serve.answer import JOINED, Answer, AnswerError, Lines, render_text
 from supervisor.serve.body import SizedBody
 from supervisor.serve.environ import Environ, Environs, set_length
@@ -42,11 +43,12 @@ class WsgiBridge:
         self.app = app
         self.service = service
         self.context = service.context
+        self.recorder: Recorder = service.recorder
         self.draining = threading.Event()  # the worker leaves: long answers had better come to an end
         self.environs = Environs(sys.stderr, settings, self.draining)
         self.pool: Pool | None = None
         if settings.threads > 1:
-            self.pool = Pool(settings.threads, service.loop, settings.name, self._on_idle)
+            self.pool = Pool(settings.threads, service.loop, settings.name, self.recorder, self._on_idle)
         self.open = WsgiExchange
         self._on_room = on_room
         self._was_full = False
@@ -116,6 +118,7 @@ class WsgiExchange(Answer):
         "method",
         "path",
         "query",
+        "raw_head",
         "request",
         "result",
         "since",
@@ -133,6 +136,7 @@ class WsgiExchange(Answer):
         self.status = 0
         self.sent = 0
         self.request = request
+        self.raw_head: bytes
         self.path = path
         self.query = query
         self.connection = connection
@@ -156,7 +160,7 @@ class WsgiExchange(Answer):
                 self._submitted = True  # `_submit`, written out
                 pool = self.bridge.pool
                 if pool is None:
-                    self.run()
+                    self._run_inline()
                 else:
                     pool.jobs.append(self)
                     if not pool.is_waking:
@@ -228,16 +232,22 @@ class WsgiExchange(Answer):
         self._submitted = True
         pool = self.bridge.pool
         if pool is None:
-            self.run()
+            self._run_inline()
         else:
             pool.jobs.append(self)
             if not pool.is_waking:
                 pool.wake_soon()
 
+    def _run_inline(self) -> None:
+        recorder = self.bridge.recorder
+        self.run(recorder.enter)
+        recorder.leave()
+
     # In the thread, or in the loop when inline.
 
-    def run(self) -> None:
+    def run(self, record: Record) -> None:
         """Call the app and send what it gives, in a context of its own. Raises nothing."""
+        record(self.connection.label, self.raw_head, self.since)
         bridge = self.bridge
         context = bridge.context.copy()
         given: Iterable[bytes] = ()

@@ -39,6 +39,7 @@ class Exchange:
         request = zttp.Connection(zttp.SERVER).receive_event(raw)
         assert isinstance(request, zttp.Request)
         self.request = request
+        self.raw_head = raw
         self.method = request.method.decode()
         self.legacy = request.http_version == b"1.0"
         self.since = since

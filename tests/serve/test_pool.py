@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from supervisor.kernel.board import private_row
+from supervisor.kernel.recorder import Record, Recorder
 from supervisor.serve import pool as pool_module
 from supervisor.serve.pool import Pool
 
@@ -36,7 +38,8 @@ class Work:
         self.left = 0
         self.begun = threading.Event()
 
-    def run(self) -> None:
+    def run(self, record: Record) -> None:
+        record(b"192.0.2.1", b"GET /work HTTP/1.1\r\n\r\n", self.since)
         self.begun.set()
         self._do()
 
@@ -61,7 +64,7 @@ def spin(seconds: float) -> None:
 
 def run(size: int, main: Callable[[Pool], Coroutine[Any, Any, None]]) -> None:
     async def wrapped() -> None:
-        pool = Pool(size, asyncio.get_running_loop(), "test", lambda: None)
+        pool = Pool(size, asyncio.get_running_loop(), "test", Recorder(private_row()), lambda: None)
         try:
             await asyncio.wait_for(main(pool), 30)
         finally:
@@ -283,6 +286,6 @@ def test_a_pool_does_with_the_threads_that_can_be_started(
 
 def test_what_is_given_back_after_the_loop_s_end_is_nobody_s_error() -> None:
     loop = asyncio.new_event_loop()
-    pool = Pool(1, loop, "test", lambda: None)
+    pool = Pool(1, loop, "test", Recorder(private_row()), lambda: None)
     loop.close()
     pool.post(Work(), b"late", lambda _: None)

@@ -27,12 +27,16 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         self.failures: list[BaseException | None] = []
         self.receive = self.send = None
+        self.has_waited = False
 
     def scope(self, _bridge: object) -> Exchange:
         return self
 
     def has_task(self, task: asyncio.Task[None]) -> None:
         self.task = task
+
+    def waits(self) -> None:
+        self.has_waited = True
 
     def ended(self, failure: BaseException | None) -> None:
         self.failures.append(failure)
@@ -41,7 +45,8 @@ class Exchange:
 def start(app: App, count: int) -> tuple[Turns, list[Exchange]]:
     """`count` requests in one turn of the running loop."""
     service = SimpleNamespace(context=contextvars.copy_context())
-    turns = Turns(SimpleNamespace(loop=asyncio.get_running_loop(), app=app, service=service))  # type: ignore[arg-type]
+    bridge = SimpleNamespace(loop=asyncio.get_running_loop(), app=app, service=service, current=SimpleNamespace())
+    turns = Turns(bridge)  # type: ignore[arg-type]
     return turns, more(turns, count)
 
 
