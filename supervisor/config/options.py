@@ -15,6 +15,7 @@ from supervisor.config.overload import OVERLOAD
 from supervisor.config.privileges import PRIVILEGE_OPTIONS
 from supervisor.config.watching import WATCHING
 from supervisor.config.wear import LIMITS, WEAR
+from supervisor.config.workers import parse_workers
 
 _LISTENING = "Listening and importing"
 _WORKERS = "Workers"
@@ -130,10 +131,10 @@ OPTIONS: tuple[Option, ...] = (
         flags=("-w", "--workers"),
         section="app",
         group=_WORKERS,
-        parse=values.parse_workers,
+        parse=parse_workers,
         metavar="N",
         default="auto",
-        help="processes; auto = CPUs this process may use",
+        help="processes; auto = CPUs this process may use, 2..8 = more of them while they are busy",
     ),
     Option(
         key="threads",

@@ -28,6 +28,13 @@ class MemoryShare(msgspec.Struct, frozen=True):
     part: float
 
 
+class Span(msgspec.Struct, frozen=True, tag="span"):
+    """A range of workers to scale in, both ends included."""
+
+    least: int
+    most: int
+
+
 class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One `[app.NAME]` table. Times are seconds, sizes bytes; `None` means no limit or not set."""
 
@@ -48,7 +55,7 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1/32", "::1/128")  # empty: nobody; "*": everybody
     proxy_protocol: bool = False
     root_path: str | None = None  # begins with / and ends without
-    workers: int | None = None  # None: as many as CPUs this process may use
+    workers: int | Span | None = None  # None: as many as CPUs this process may use
     threads: int = 8
     preload: Preload = "auto"
     chdir: str | None = None
@@ -63,6 +70,8 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_requests: int | None = None
     max_age: float | None = None
     max_inflight: int = 1000
+    grow_after: float = 5.0
+    shrink_after: float = 60.0
     max_restarts: int = 5  # within a minute
     max_connections: int = 16384
     lag_limit: float = 0.25  # 0: none

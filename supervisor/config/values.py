@@ -21,7 +21,6 @@ Parser = Callable[[object], Any]
 MAX_WORKERS = 1024
 MAX_THREADS = 1024
 MAX_INFLIGHT = 1_000_000
-MAX_RESTARTS = 1024
 MAX_CONNECTIONS = 10_000_000
 MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once 16 bits wide
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
@@ -67,7 +66,7 @@ def count(minimum: int = 1, maximum: int = MAX_COUNT) -> Parser:
     bounds = f"a whole number of at least {minimum}" if maximum == MAX_COUNT else f"{minimum} to {maximum}"
 
     def parse(value: object) -> int:
-        number = _whole(value)
+        number = whole(value)
         if number is None or not minimum <= number <= maximum:
             raise ValueError(f"{bounds}, not {shown(value)}")
         return number
@@ -75,19 +74,9 @@ def count(minimum: int = 1, maximum: int = MAX_COUNT) -> Parser:
     return parse
 
 
-def parse_workers(value: object) -> int | None:
-    """`auto` (None: as many as usable CPUs) or the number of processes."""
-    if value == "auto":
-        return None
-    number = _whole(value)
-    if number is None or not 1 <= number <= MAX_WORKERS:
-        raise ValueError(f"auto or 1 to {MAX_WORKERS}, not {shown(value)}")
-    return number
-
-
 def parse_limit(value: object) -> int | None:
     """A whole number of at least 1; 0 means no limit (None), so that a flag can lift what a file sets."""
-    number = _whole(value)
+    number = whole(value)
     if number is None or not 0 <= number <= MAX_COUNT:
         raise ValueError(f"a whole number of at least 1, or 0 for no limit, not {shown(value)}")
     return number or None
@@ -100,7 +89,7 @@ def parse_size(value: object) -> int:
         amount = float(match[1]) if "." in match[1] else int(match[1])
         size: int | None = int(amount * _SIZE_UNITS[(match[2] or "").lower()])
     else:
-        size = None if isinstance(value, str) else _whole(value)
+        size = None if isinstance(value, str) else whole(value)
     if size is None or not 0 <= size <= MAX_COUNT:
         raise ValueError(f"a size such as 512M or 2G, not {shown(value)}")
     return size
@@ -347,7 +336,7 @@ def _peer(text: object) -> str:
         raise ValueError(expected + hint) from None
 
 
-def _whole(value: object) -> int | None:
+def whole(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

@@ -6,14 +6,35 @@ from supervisor.config import values
 from supervisor.config.option import Option
 
 _WATCH = "Watch"
+MAX_RESTARTS = 1024
 
 WATCHING: tuple[Option, ...] = (
+    Option(
+        key="grow_after",
+        flags=("--grow-after",),
+        section="app",
+        group=_WATCH,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="5",
+        help="with a range of --workers: busy for so long, they get one more",
+    ),
+    Option(
+        key="shrink_after",
+        flags=("--shrink-after",),
+        section="app",
+        group=_WATCH,
+        parse=values.seconds(positive=True),
+        metavar="S",
+        default="60",
+        help="with a range of --workers: idle for so long, they are one less",
+    ),
     Option(
         key="max_restarts",
         flags=("--max-restarts",),
         section="app",
         group=_WATCH,
-        parse=values.count(0, values.MAX_RESTARTS),
+        parse=values.count(0, MAX_RESTARTS),
         metavar="N",
         default="5",
         help="workers killed for stalling within a minute; past it the app is degraded and the watch only warns",

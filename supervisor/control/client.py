@@ -120,7 +120,7 @@ class ControlClient:
         self._call("POST", "/restart", {"target": target})
 
     def scale(self, app: str, workers: str) -> int:
-        """Set an app's number of workers, `N`, `+N` or `-N`, and return the new number."""
+        """Set an app's number of workers, `N`, `+N`, `-N` or `auto`, and return the number."""
         return self._post("/scale", {"app": app, "workers": workers}, _Workers).workers
 
     def signal(self, name: str, target: str) -> list[int]:

@@ -145,12 +145,13 @@ def rolls(session: Session, app: str | None) -> int:
 
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("app")
-@click.argument("workers", metavar="N|+N|-N")
+@click.argument("workers", metavar="N|+N|-N|auto")
 @pass_session
 def scale(session: Session, app: str, workers: str) -> int:
-    """Set an app's number of workers, or change it by +N or -N."""
-    if not workers.lstrip("+-").isdigit() or len(workers) - len(workers.lstrip("+-")) > 1:
-        raise UsageError(f"{workers!r} is no number of workers: expected N, +N or -N, as in `scale web +1`")
+    """Set an app's number of workers, or change it by +N or -N; auto: scale in its range again."""
+    digits = workers.lstrip("+-")
+    if workers != "auto" and (not digits.isdigit() or len(workers) - len(digits) > 1):
+        raise UsageError(f"{workers!r} is no number of workers: expected N, +N, -N or auto, as in `scale web +1`")
     count = session.client.scale(app, workers)
     if session.terminal.as_json:
         session.terminal.json({"app": app, "workers": count})

@@ -41,7 +41,7 @@ class Supervision(Protocol):
         """An app: stop, then start, with its code imported anew. A worker: replaced, the new one ready first."""
 
     def scale(self, app: str, workers: str) -> int:
-        """Set the number of workers: `N`, `+N` or `-N`. Returns the new number (at least 1)."""
+        """Set the number of workers: `N`, `+N`, `-N`, or `auto` for the range of the settings. Returns the number."""
 
     def signal(self, name: str, target: str) -> list[int]:
         """Send a signal (`USR1`, `SIGUSR1`, `10`) to a worker, or to all of an app's. Returns the pids it went to."""

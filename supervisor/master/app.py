@@ -38,6 +38,7 @@ from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready,
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
+from supervisor.watch.scale import Pulse
 
 
 class AppOwner(Protocol):
@@ -169,8 +170,9 @@ class App:
         self.news.bound([listener.bound for listener in self.listeners.of(added)])
         return self.rollout.begin(self.generation, settings, settings.bake)
 
-    def scale(self, count: int) -> None:
-        """Have this many slots."""
+    def scale(self, count: int, why: str, pulses: tuple[Pulse, ...] = ()) -> None:
+        """Have this many slots. `pulses` is what an automatic decision was made from."""
+        self.news.scaled(self.count, count, why, pulses)
         known = self.engine.fleet.slots  # those beyond `self.count` are the roll's
         added = {number: self.engine.roll.base for number in range(self.count + 1, count + 1) if number not in known}
         self.count = self.rollout.next_count = count

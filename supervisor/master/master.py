@@ -253,8 +253,8 @@ class Master:
     def _scale_all(self, by: int) -> None:
         for app in self._apps.values():
             if not app.is_stopping and 1 <= app.count + by <= MAX_WORKERS:
-                app.scale(app.count + by)
-                self._journal.event("log", f"{app.count} workers wanted now", app=app.name)
+                app.watch.scaler.hold()
+                app.scale(app.count + by, "SIGTTIN" if by > 0 else "SIGTTOU")
 
     # Ending
 

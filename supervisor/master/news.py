@@ -17,6 +17,7 @@ from supervisor.messages.status import AppState, RollStatus
 from supervisor.messages.wire import Imported
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
+from supervisor.watch.scale import Pulse
 
 
 class News:
@@ -121,6 +122,10 @@ class News:
         text = f"not killed although it should be ({why}): max_restarts, {limit} in a minute, is used up"
         self._tell_worker("log", text, worker, level="warning", why=why)
 
+    def scaled(self, before: int, after: int, why: str, pulses: tuple[Pulse, ...]) -> None:
+        fields: dict[str, Any] = {"from": before, "to": after, "why": why, "workers": [_shown(each) for each in pulses]}
+        self._tell("app.scaled", f"{after} worker{'s' * (after != 1)} instead of {before}: {why}", **fields)
+
     def state_changed(self, after: AppState, why: str = "") -> None:
         """`why` is the watch's restraint, if that is what makes it degraded."""
         was_ill, self._is_ill = self._is_ill, after in ("failed", "degraded") or (self._is_ill and after == "rolling")
@@ -202,6 +207,12 @@ class News:
 
     def _tell(self, name: str, text: str, level: Level = "info", generation: int | None = None, **fields: Any) -> None:
         self._journal.event(name, text, level=level, app=self._app, generation=generation, **fields)
+
+
+def _shown(pulse: Pulse) -> dict[str, Any]:
+    """With the keys of `status`."""
+    lag, cpu = round(1e3 * pulse.lag, 1), round(100 * pulse.cpu, 1)
+    return {"slot": pulse.slot, "inflight": pulse.inflight, "lag_ms": lag, "cpu_percent": cpu}
 
 
 def _lost(lost: int) -> str:

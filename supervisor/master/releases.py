@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from supervisor.config.settings import AppSettings
+from supervisor.config.settings import AppSettings, Span
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.kernel.capacity import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
@@ -140,6 +140,8 @@ class Release:
         self.start()
 
 
-def wanted_workers(settings: AppSettings) -> int:
-    """The number of workers these settings ask for, on this machine."""
+def wanted_workers(settings: AppSettings, serving: int = 0) -> int:
+    """The number of workers these settings ask for, on this machine; of a range the one nearest to those `serving`."""
+    if isinstance(settings.workers, Span):
+        return min(max(serving, settings.workers.least), settings.workers.most)
     return settings.workers if settings.workers is not None else available_cpus()

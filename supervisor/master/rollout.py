@@ -58,7 +58,8 @@ class Rollout:
     def begin(self, generation: int, settings: AppSettings, bake: float) -> Begun:
         """Roll to this release, for whose settings `open` has been called."""
         owner = self._owner
-        self.next_count = wanted_workers(settings) if settings.workers != owner.settings.workers else owner.count
+        is_same = settings.workers == owner.settings.workers
+        self.next_count = owner.count if is_same else wanted_workers(settings, owner.count)
         slots = tuple(number for number in range(1, self.next_count + 1) if number not in owner.held)
         owner.engine.post(
             seats.Terms(settings.boot_timeout, settings.drain_timeout),

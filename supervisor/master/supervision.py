@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 
+from supervisor.config.settings import Span
 from supervisor.errors import RefusedError, UserError
 from supervisor.kernel.reactor import Pace
 from supervisor.master.app import App
+from supervisor.master.releases import wanted_workers
 from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status
 from supervisor.observe.journal import Journal
@@ -108,14 +110,17 @@ class MasterSupervision:
 
     def scale(self, app: str, workers: str) -> int:
         found = self._running(app)
+        if workers == "auto":
+            return self._scale_by_itself(found)
         digits = workers.removeprefix("+").removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 7):
-            raise RefusedError(f"a number of workers such as 4, +1 or -1, not {workers!r}")
+            raise RefusedError(f"a number of workers such as 4, +1 or -1, or auto, not {workers!r}")
         sign = {"+": 1, "-": -1}.get(workers[0])
         count = int(digits) if sign is None else found.count + sign * int(digits)
         if not 1 <= count <= MAX_WORKERS:
             raise RefusedError(f"{app} can have 1 to {MAX_WORKERS} workers, not {count}")
-        found.scale(count)
+        found.watch.scaler.hold()
+        found.scale(count, "by hand")
         return count
 
     def signal(self, name: str, target: str) -> list[int]:
@@ -136,6 +141,16 @@ class MasterSupervision:
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         return self._journal.subscribe(listener)
+
+    @staticmethod
+    def _scale_by_itself(app: App) -> int:
+        """What was set by hand is over."""
+        if not isinstance(app.settings.workers, Span):
+            raise RefusedError(f'{app.name} has no range of workers to scale in, such as workers = "2..8"')
+        app.watch.scaler.resume()
+        if (count := wanted_workers(app.settings, app.count)) != app.count:
+            app.scale(count, "by hand, into its range")
+        return count
 
     @staticmethod
     def _start_app(app: App, slot: int | None = None) -> None:

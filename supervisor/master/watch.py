@@ -14,12 +14,13 @@ from supervisor.master.engine import Engine
 from supervisor.master.generations import Releases
 from supervisor.master.news import News
 from supervisor.master.restraint import Restraint
+from supervisor.master.scaler import Scaler, ScalerOwner
 from supervisor.master.vitals import Sampler
 from supervisor.master.wear import Wear
 from supervisor.master.worker import Worker
 
 
-class WatchOwner(Protocol):
+class WatchOwner(ScalerOwner, Protocol):
     """The app that is watched."""
 
     settings: AppSettings
@@ -40,9 +41,10 @@ class Watch:
         self.sampler = Sampler()
         self.wear = Wear(owner, self.sampler)
         self.restraint = Restraint(reactor, owner.news)
+        self.scaler = Scaler(owner, reactor, self.sampler)
 
     def sample(self, now: float) -> None:
-        """Take everybody's pulse, and recycle who has used itself up."""
+        """Take everybody's pulse, recycle who has used itself up, and have as many as are needed."""
         workers = list(self._owner.workers.values())  # the one that has served longest is the first to go
         self.sampler.sample(workers, now)
         self._recover()
@@ -53,6 +55,7 @@ class Watch:
             if slot is not None and slot.is_settled and not self._owner.engine.roll.is_under_way:
                 settled.append((slot.number, worker))
         self.wear.look(settled, now)
+        self.scaler.look()
 
     def may_kill(self, worker: Worker, why: str) -> bool:
         """Whether `worker` may be killed for `why`. A kill that is granted counts as done; one that is refused has

@@ -119,17 +119,6 @@ def test_a_time_that_must_pass_is_above_zero(text: object) -> None:
         values.seconds(positive=True)(text)
 
 
-@pytest.mark.parametrize(("text", "workers"), [("auto", None), (1, 1), ("16", 16), (1024, 1024)])
-def test_workers_are_auto_or_a_number(text: object, workers: int | None) -> None:
-    assert values.parse_workers(text) == workers
-
-
-@pytest.mark.parametrize("text", [0, -1, 1025, "many", "AUTO", 2.0, True, None, "9" * 5000])
-def test_wrong_workers_are_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="auto or 1 to 1024, not "):
-        values.parse_workers(text)
-
-
 @pytest.mark.parametrize(
     "text", ["app:app", "myproject.asgi:application", "shop.web:create_app()", "a:b.c", "größe.ü:ß", "_x:_y"]
 )

@@ -160,7 +160,7 @@ def test_scale_takes_numbers_and_differences(start_master: StartMaster, ctl: Ctl
     assert f"{count} worker" in done.stdout
 
 
-@pytest.mark.parametrize("workers", ["many", "+-1", "--1", "1.5", "+"])
+@pytest.mark.parametrize("workers", ["many", "+-1", "--1", "1.5", "+", "+auto", "2..8"])
 def test_scale_by_nonsense_is_a_usage_error(start_master: StartMaster, ctl: Ctl, workers: str) -> None:
     start_master()
     assert ctl("scale", "web", workers).returncode == 2
