@@ -17,6 +17,8 @@ from supervisor.messages.status import AppState, RollStatus
 from supervisor.messages.wire import Imported
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
+from supervisor.watch.leak import Climb
+from supervisor.watch.limits import megabytes
 from supervisor.watch.scale import Pulse
 
 
@@ -65,6 +67,22 @@ class News:
 
     def recycling(self, worker: Worker, why: str) -> None:
         self._tell_worker("worker.recycled", f"to be replaced, new worker first: {why}", worker, why=why)
+
+    def leaking(self, worker: Worker, climb: Climb, limit: str) -> None:
+        left = climb.seconds_to_limit
+        when = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min"
+        now, top, hourly = megabytes(climb.rss_bytes), megabytes(climb.limit), f"{climb.mb_per_hour:.0f}"
+        text = f"leaks memory: {now} MB, and {hourly} MB more an hour, which comes to {limit}, {top} MB, in {when}"
+        self._tell_worker(
+            "worker.leaking",
+            text,
+            worker,
+            level="warning",
+            mb_per_hour=round(climb.mb_per_hour, 1),
+            rss_bytes=climb.rss_bytes,
+            limit_bytes=climb.limit,
+            seconds_to_limit=round(left),
+        )
 
     def ended(self, worker: Worker, reason: str, seconds: float, lost: int, *, is_leaving: bool) -> None:
         """One that was leaving is told here; any other with what follows from its death, in `died`."""

@@ -56,6 +56,7 @@ class Watch:
                 settled.append((slot.number, worker))
         self.wear.look(settled, now)
         self.scaler.look()
+        self.wear.look_for_leaks(workers, now)
 
     def may_kill(self, worker: Worker, why: str) -> bool:
         """Whether `worker` may be killed for `why`. A kill that is granted counts as done; one that is refused has
