@@ -67,8 +67,12 @@ class Figures:
 
     def times(self, other: Figures, name: str = "requests_per_s") -> float:
         """How many times the other's: the median of the rounds' ratios."""
+        return statistics.median(self.ratios(other, name))
+
+    def ratios(self, other: Figures, name: str) -> list[float]:
+        """How many times the other's, in each round."""
         pairs = zip(self.rounds, other.rounds, strict=False)
-        return statistics.median(float(getattr(mine, name)) / float(getattr(its, name)) for mine, its in pairs)
+        return [float(getattr(mine, name)) / float(getattr(its, name)) for mine, its in pairs]
 
     def errors(self) -> dict[str, int]:
         totals: dict[str, int] = {}

@@ -58,7 +58,8 @@ class Peer:
     reference: bool = False
 
 
-def _holdfast(environment: Environment, launch: Launch) -> list[str]:
+def command_of_holdfast(environment: Environment, launch: Launch) -> list[str]:
+    """holdfast as it comes."""
     command = [str(environment.bin / "holdfast"), "run", launch.app, "--bind", launch.address]
     command += ["--workers", str(launch.workers), "--threads", str(launch.threads)]
     return [*command, "--control", str(launch.home / "control")]
@@ -67,7 +68,7 @@ def _holdfast(environment: Environment, launch: Launch) -> list[str]:
 def _holdfast_logging(form: str) -> Command:
     def command(environment: Environment, launch: Launch) -> list[str]:
         options = ["--access-log", str(launch.home / "access"), "--access-log-format", form]
-        return [*_holdfast(environment, launch), *options]
+        return [*command_of_holdfast(environment, launch), *options]
 
     return command
 
@@ -178,7 +179,7 @@ _GUNICORN = (("gunicorn[fast]", "uvloop"), ("gunicorn", "uvloop"))
 _GRANIAN = (("granian[uvloop]",),)
 _UVICORN = (("uvicorn", "uvloop", "httptools", "websockets"),)
 
-HOLDFAST = Peer("holdfast", _holdfast, (("-e", str(ROOT)),), "holdfast")
+HOLDFAST = Peer("holdfast", command_of_holdfast, (("-e", str(ROOT)),), "holdfast")
 GUNICORN_ASGI = Peer("gunicorn asgi", _gunicorn_asgi, _GUNICORN, "gunicorn")
 GUNICORN_PRELOAD = Peer("gunicorn asgi preload", _gunicorn_preload, _GUNICORN, "gunicorn")
 GUNICORN_SYNC = Peer("gunicorn sync", _gunicorn_sync, _GUNICORN, "gunicorn")

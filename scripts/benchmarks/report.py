@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from benchmarks.crowd import CrowdFigures
 from benchmarks.measure import Figures, Memory, Setup
 from benchmarks.scenarios import Scenario
+from benchmarks.watching import Idle, per_worker
 
 BOTTLENECK = 0.93  # of its core: a server that used less of it was limited by something else
 
@@ -93,6 +95,42 @@ def _figures_object(figures: Figures) -> dict[str, Any]:
     ):
         found[name] = figures.median(name)
     return found
+
+
+def watching_table(scenario: Scenario, watched: Figures, unwatched: Figures) -> str:
+    """Both, and how many times the other's requests each round had: one in four was below the first figure in the
+    brackets, one in four above the second."""
+    table = speed_table(scenario, [watched, unwatched])
+    if not watched.rounds or not unwatched.rounds:
+        return table
+    lines = []
+    for name, title in (("requests_per_s", "requests/s"), ("requests_per_cpu_s", "requests per CPU second")):
+        ratios = watched.ratios(unwatched, name)
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        lines.append(f"  {title}: watching has {middle:.3f} times as many [{low:.3f}, {high:.3f}]")
+    return "\n".join([table, *lines])
+
+
+def master_table(found: Sequence[Idle]) -> str:
+    rows: list[Row] = [("", "of a core", "wake-ups/s")]
+    rows += [
+        (f"{each.workers} workers", f"{100 * each.share:.2f} %", f"{each.wake_ups / each.seconds:.1f}")
+        for each in found
+    ]
+    each_s = per_worker(found[0], found[-1])
+    thousand = found[-1].share + (1000 - found[-1].workers) * each_s
+    note = (
+        f"  {1e6 * each_s:.0f} µs for each worker and second; 1,000 workers would take {100 * thousand:.1f} % of a core"
+    )
+    return "\n".join([f"master: CPU time in {found[0].seconds:.0f} s, all workers idle", *_aligned(rows), note])
+
+
+def master_object(found: Sequence[Idle]) -> dict[str, Any]:
+    return {
+        "scenario": "master",
+        "idle": [asdict(each) for each in found],
+        "cpu_seconds_per_worker_and_second": per_worker(found[0], found[-1]),
+    }
 
 
 def memory_table(found: dict[str, Memory | str], workers: int) -> str:

@@ -14,7 +14,7 @@ import random
 import signal
 from typing import Protocol
 
-from supervisor.config.settings import AppSettings
+from supervisor.config.settings import AppSettings, Span
 from supervisor.errors import UserError
 from supervisor.fleet import records as seats
 from supervisor.fleet.fleet import generations, standing
@@ -195,7 +195,8 @@ class App:
     def max_memory(self, settings: AppSettings) -> int | None:
         """Bytes of RSS that a worker with these settings may have, among as many workers as there are to be."""
         available = self.watch.wear.available_memory(self._reactor.now())
-        return limits.max_memory(settings.max_memory, available, self.rollout.next_count)
+        most = settings.workers.most if isinstance(settings.workers, Span) else 0
+        return limits.max_memory(settings.max_memory, available, max(most, self.rollout.next_count))
 
     def slots(self) -> tuple[int, ...]:
         """The numbers of all slots that are to be served once no roll is under way any more."""

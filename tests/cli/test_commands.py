@@ -78,7 +78,7 @@ def test_no_command_shows_the_help_and_is_a_usage_error(tmp_path: Path) -> None:
         (["run", "--frobnicate"], "No such option '--frobnicate'"),
         (["run", "a:b", "c:d"], "unexpected extra argument (c:d)"),
         (["run", "a:b", "--workers"], "Option '--workers' requires an argument"),
-        (["run", "a:b", "--workers", "none"], "--workers: auto or 1 to 1024, not 'none'"),
+        (["run", "a:b", "--workers", "none"], "--workers: auto, 1 to 1024, or a range such as 2..8, not 'none'"),
         (["run", "a:b", "--max-memory", "12Q"], "512M or 2G, or a share such as 80%, not '12Q'"),
         (["run", "a:b", "-b", "80"], "--bind: host:port"),
         (["run", "app"], "APP: module:attribute or module:factory(), such as myproject.asgi:app, not 'app'"),
@@ -108,7 +108,7 @@ def test_wrong_settings_are_named_a_line_each_and_nothing_starts(command: str, t
     assert sorted(done.stderr.splitlines()) == [
         "holdfast: --log-format: text or json, not 'xml'",
         "holdfast: holdfast.toml: [app.web] threds: unknown; did you mean threads?",
-        "holdfast: holdfast.toml: [app.web] workers: auto or 1 to 1024, not 0",
+        "holdfast: holdfast.toml: [app.web] workers: auto, 1 to 1024, or a range such as 2..8, not 0",
     ]
     assert not (tmp_path / "imported").exists()
 

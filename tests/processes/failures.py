@@ -75,7 +75,9 @@ KINDS = (
     Kind("stall after 1 s", "stalled: its event loop is blocked", after=later("__import__('time').sleep(60)")),
     Kind("memory explosion", "past max_memory 150 MB", after=later("globals().update(held=b'x' * 300_000_000)")),
     Kind(
-        "bad settings file", "workers: auto or 1 to 1024, not 0", settings='[app.web]\napp = "app:app"\nworkers = 0\n'
+        "bad settings file",
+        "workers: auto, 1 to 1024, or a range such as 2..8, not 0",
+        settings='[app.web]\napp = "app:app"\nworkers = 0\n',
     ),
 )
 
