@@ -20,7 +20,7 @@ import msgspec
 
 from supervisor.errors import NoMasterError, RefusedError, UsageError
 from supervisor.messages.events import Event, from_object
-from supervisor.messages.status import Begun, RollStatus, Status
+from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 TIMEOUT = 10.0  # seconds until a call gives up
 MAX_ANSWER = 64 * 1024 * 1024
@@ -50,6 +50,10 @@ class _Begun(msgspec.Struct):
 
 class _Rolls(msgspec.Struct):
     apps: dict[str, list[RollStatus]]
+
+
+class _Upgrade(msgspec.Struct):
+    upgrade: UpgradeStatus | None
 
 
 class _Workers(msgspec.Struct):
@@ -126,6 +130,14 @@ class ControlClient:
     def signal(self, name: str, target: str) -> list[int]:
         """Send a signal and return the pids it went to."""
         return self._post("/signal", {"signal": name, "target": target}, _Pids).pids
+
+    def upgrade(self) -> UpgradeStatus:
+        """Begin to become the holdfast that is installed now."""
+        return self._post("/upgrade", {}, UpgradeStatus)
+
+    def last_upgrade(self) -> UpgradeStatus | None:
+        """How the last upgrade went, or goes."""
+        return self._get("/upgrade", _Upgrade).upgrade
 
     def shutdown(self) -> None:
         """Begin to stop everything gracefully."""

@@ -119,6 +119,24 @@ class Connection:
         """When this client last did what it has to do next: send, or take what is sent; None: it is not its turn."""
         return self._since if self._wire or self._phase in (Phase.READING, Phase.LINGERING) else None
 
+    @property
+    def is_busy(self) -> bool:
+        """A request is arriving, or its answer is leaving."""
+        if self._phase is Phase.READING:
+            return self._head is not None or bool(self._http.trailing_data[0]) or bool(self._wire)
+        return self._phase is Phase.ANSWERING
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests: nothing is known of it but its socket."""
+        return self._phase is Phase.READING and not self.is_busy
+
+    def give_up(self) -> socket.socket:
+        """An idle one's socket, for another connection to go on with; this one is closed."""
+        sock = self._sock.dup()
+        self.close()
+        return sock
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

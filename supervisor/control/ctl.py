@@ -19,7 +19,9 @@ from supervisor.control.shell import Shell
 from supervisor.control.targets import are_running, pids, select
 from supervisor.control.terminal import Terminal
 from supervisor.control.waiting import INTERRUPTED, change, roll, stop_master
-from supervisor.errors import NoMasterError, RefusedError, UsageError, UserError
+from supervisor.control.waiting import events as follow_events
+from supervisor.control.waiting import upgrade as upgrade_master
+from supervisor.errors import RefusedError, UsageError, UserError
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
 from supervisor.observe.render import render_json, render_text
@@ -206,10 +208,9 @@ def events(session: Session, onwards: bool) -> int:
         for event in session.client.recent_events():
             _show_event(session.terminal, event)
         return 0
-    with session.client.follow(recent=True) as stream:
-        for event in stream:
-            _show_event(session.terminal, event)
-    raise NoMasterError("the master has ended the stream of events; it is stopping, or has stopped")
+    for event in follow_events(session.client):
+        _show_event(session.terminal, event)
+    return 0
 
 
 @cli.command()
@@ -233,6 +234,28 @@ def shutdown(session: Session) -> int:
     else:
         session.terminal.say(f"holdfast (pid {master}) has stopped after {seconds:.1f} s")
     return 0
+
+
+@cli.command()
+@pass_session
+def upgrade(session: Session) -> int:
+    """Have the master become the holdfast that is installed now: same pid, same workers, no request lost.
+
+    If the new code can't run or can't read the state it is refused, with the reason, and all goes on. Waits for the
+    end of a roll.
+    """
+    try:
+        done = upgrade_master(session.client, session.terminal)
+    except KeyboardInterrupt:
+        session.terminal.complain("the upgrade goes on without you; `holdfastctl version` tells how it went")
+        return INTERRUPTED
+    if session.terminal.as_json:
+        session.terminal.json(done)
+    elif done.verdict == "done":
+        session.terminal.say(f"holdfast {done.from_} -> {done.to}, in {done.seconds:.1f} s")
+    else:
+        session.terminal.complain(f"not upgraded, all goes on as before: {done.reason}")
+    return 0 if done.verdict == "done" else 1
 
 
 @cli.command()

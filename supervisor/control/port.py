@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from supervisor.messages.events import Event
-from supervisor.messages.status import Begun, RollStatus, Status
+from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 
 class Supervision(Protocol):
@@ -45,6 +45,12 @@ class Supervision(Protocol):
 
     def signal(self, name: str, target: str) -> list[int]:
         """Send a signal (`USR1`, `SIGUSR1`, `10`) to a worker, or to all of an app's. Returns the pids it went to."""
+
+    def upgrade(self) -> UpgradeStatus:
+        """Begin to become the holdfast that is installed now, in place. Refused while that is under way."""
+
+    def last_upgrade(self) -> UpgradeStatus | None:
+        """How the last one went, or goes; None when there was none."""
 
     def shutdown(self) -> None:
         """Stop everything gracefully, as TERM does."""

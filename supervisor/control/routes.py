@@ -200,6 +200,14 @@ def _signal(request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json({"pids": supervision.signal(str(wanted.signal), wanted.target)}))
 
 
+def _upgrade(_request: Request, supervision: Supervision) -> Answer:
+    return Answer(202, _json(supervision.upgrade()))
+
+
+def _last_upgrade(_request: Request, supervision: Supervision) -> Answer:
+    return Answer(200, _json({"upgrade": supervision.last_upgrade()}))
+
+
 def _shutdown(_request: Request, supervision: Supervision) -> Answer:
     supervision.shutdown()
     return Answer(202, _json({"state": "stopping"}))
@@ -213,6 +221,7 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/reload": {"POST": _reload},
     "/rollback": {"POST": _rollback},
     "/rolls": {"GET": _rolls},
+    "/upgrade": {"GET": _last_upgrade, "POST": _upgrade},
     "/start": {"POST": _start},
     "/stop": {"POST": _stop},
     "/restart": {"POST": _restart},

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from supervisor.control import access
 from supervisor.control.access import Access, Peer, Permit
@@ -53,6 +53,28 @@ class ControlServer:
         self._answering = 0
         self._closed = False
         self._lane.add_reader(listener.fileno(), self._on_connection)
+
+    @property
+    def is_busy(self) -> bool:
+        """Somebody's request is arriving, or its answer is leaving."""
+        return any(connection.is_busy for connection in self._clients)
+
+    def give_up(self) -> list[socket.socket]:
+        """End streams of events, and let go of those who are between two requests: for `take`, here or elsewhere."""
+        idle = [connection for connection in self._clients if connection.is_idle]
+        others = self._refused.union(self._clients).difference(idle)
+        socks = [connection.give_up() for connection in idle]
+        for connection in others:
+            connection.finish()
+        self._flush(others)
+        for connection in others:
+            connection.close()
+        return socks
+
+    def take(self, socks: Sequence[socket.socket]) -> None:
+        """Go on with connections that another server has given up."""
+        for sock in socks:
+            self._admit(sock)
 
     def close(self) -> None:
         """Stop listening; give answers and events that are under way a moment (0.25 s) to leave, then drop the rest.

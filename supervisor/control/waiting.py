@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from select import select as select_fds
 
 from supervisor.control.client import ControlClient, EventStream
@@ -16,12 +16,13 @@ from supervisor.control.outcome import Command, Outcome, is_idle, judge, progres
 from supervisor.control.rolls import RollWatch, Step, as_object, ending
 from supervisor.control.targets import narrow, select, split
 from supervisor.control.terminal import Terminal
-from supervisor.errors import RefusedError
+from supervisor.errors import NoMasterError, RefusedError
 from supervisor.messages.events import Event
-from supervisor.messages.status import AppStatus, Begun
+from supervisor.messages.status import AppStatus, Begun, UpgradeStatus
 
 POLL = 0.1  # seconds between two looks at what is waited for
 IDLE_LOOKS = 10  # so many looks in a row at an app that stays stopped mean that it will
+UPGRADE_PATIENCE = 2.0  # seconds without a master's answer after which there is none to come
 QUIET = 1.0  # seconds without an event after which a roll's verdict is looked up
 INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
@@ -174,6 +175,43 @@ def follow(client: ControlClient, terminal: Terminal, watch: RollWatch, stream: 
                 if event.app in watch.pending:
                     update(_hint(event))
             _tell_ended(terminal, watch, told)
+
+
+def upgrade(client: ControlClient, terminal: Terminal) -> UpgradeStatus:
+    """Begin an upgrade, and wait until the new code serves the same path, or was refused."""
+    number = client.upgrade().number
+    unanswered_since: float | None = None
+    with terminal.progress("the new code is tried") as update:
+        while True:
+            try:
+                status = client.last_upgrade()
+                unanswered_since = None
+            except NoMasterError:  # in the middle of it; or it has failed
+                unanswered_since = unanswered_since or time.monotonic()
+                if time.monotonic() - unanswered_since > UPGRADE_PATIENCE:
+                    raise
+                status = None
+            if status is not None and status.number == number:
+                if status.verdict != "running":
+                    return status
+                update(status.reason or "the new code is tried")
+            time.sleep(POLL)
+
+
+def events(client: ControlClient) -> Iterator[Event]:
+    """Every event there was and will be, also when the master is upgraded or another takes its place meanwhile."""
+    latest = 0.0
+    while True:
+        with client.follow(recent=True) as stream:
+            for event in stream:
+                if event.ts > latest:
+                    latest = event.ts
+                    yield event
+        deadline = time.monotonic() + UPGRADE_PATIENCE
+        while not client.is_answering():
+            if time.monotonic() > deadline:
+                raise NoMasterError("the master has ended the stream of events; it is stopping, or has stopped")
+            time.sleep(POLL)
 
 
 def stop_master(client: ControlClient, terminal: Terminal) -> None:

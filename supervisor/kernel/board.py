@@ -7,6 +7,9 @@ a dead worker's counters into the app's totals before it frees the row.
 A row begins with cells, aligned 64-bit integers; a store of one is not torn on any platform Linux runs Python on in 64
 bit. Behind them is the flight recorder, the requests that are with the app: `kernel.recorder` writes it,
 `observe.flight` reads it. Of a row's pages only those exist that were written to, in most apps the first.
+
+A master that was upgraded reads rows of workers that were not: cells are only added, and while `ROW_BYTES` is another
+the upgrade is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import enum
 import mmap
 import os
 import struct
+from collections.abc import Collection
 from typing import TypeAlias
 
 from supervisor.errors import SurroundingsError
@@ -100,11 +104,20 @@ class Board:
     """The master's view of all rows of one app; its `fd` goes to spawners, who open single rows with `open_row`."""
 
     def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(f"holdfast-board-{name}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, ROWS * ROW_BYTES)
-        self._map = mmap.mmap(self.fd, ROWS * ROW_BYTES)
+        self.fd = -1
+        self._use(os.memfd_create(f"holdfast-board-{name}", os.MFD_CLOEXEC), ())
+
+    def resume(self, fd: int, taken: Collection[int]) -> None:
+        """Go on with another board, on which these rows are taken; none of ours may be."""
+        self.close()
+        self._use(fd, taken)
+
+    def _use(self, fd: int, taken: Collection[int]) -> None:
+        self.fd = fd
+        os.ftruncate(fd, ROWS * ROW_BYTES)
+        self._map = mmap.mmap(fd, ROWS * ROW_BYTES)
         self._cells: memoryview[int] = memoryview(self._map).cast("Q")
-        self._free = list(range(ROWS - 1, -1, -1))
+        self._free = [number for number in range(ROWS - 1, -1, -1) if number not in taken]
 
     def take(self) -> int:
         """Reserve an empty row and return its number."""

@@ -33,6 +33,14 @@ class Channel:
         return cls(socket.socket(fileno=fd))
 
     @staticmethod
+    def closed() -> Channel:
+        """An end that is no more."""
+        left, right = Channel.pair()
+        left.close()
+        right.close()
+        return left
+
+    @staticmethod
     def pair() -> tuple[Channel, Channel]:
         """Two connected ends, both close-on-exec."""
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -16,6 +16,7 @@ import fcntl
 import grp
 import os
 import re
+import socket
 import stat
 import zlib
 
@@ -76,6 +77,11 @@ class Claim:
         self.listener = listener
         self._lock = lock
 
+    @property
+    def lock(self) -> int:
+        """The locked file's descriptor: whoever has a copy owns the path."""
+        return self._lock
+
     def release(self) -> None:
         """Remove the socket and the lock. Twice does no harm."""
         if self._lock < 0:
@@ -114,6 +120,14 @@ def is_open_to(group: int, path: str) -> bool:
     """Whether members of the group get through the directory of a control path; those above it are not looked at."""
     status = os.stat(os.path.dirname(path) or ".")
     return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH))
+
+
+def resume_claim(path: str, lock: int, listener: int, inode: tuple[int, int] | None) -> Claim:
+    """The claim that this process had before an `execv`, by the descriptors that crossed it."""
+    for fd in (lock, listener):
+        os.set_inheritable(fd, False)
+    file = os.path.abspath(path), inode
+    return Claim(path, lock, Listener(f"unix:{path}", socket.socket(fileno=listener), file=file))
 
 
 class Pidfile:

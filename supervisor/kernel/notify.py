@@ -35,6 +35,12 @@ class Notifier:
         """Whether somebody asked to be told."""
         return self._socket is not None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells our next life, in this process, whom to tell."""
+        address = self._address.replace("\0", "@", 1)
+        return {"NOTIFY_SOCKET": address} if self.is_active else {}
+
     def ready(self, status: str = "") -> None:
         """Serving, or serving again after `reloading`."""
         self._send("READY=1", *_status(status))
@@ -90,6 +96,15 @@ def read_listen_fds(environ: MutableMapping[str, str], pid: int) -> tuple[tuple[
         with contextlib.suppress(OSError):  # a descriptor that isn't there is told when it is used
             os.set_inheritable(fd, False)
     return tuple((fd, named[i] if i < len(named) else _UNNAMED) for i, fd in enumerate(fds))
+
+
+def handed_environment() -> dict[str, str]:
+    """What tells our next life, in this process, of the sockets that systemd has passed to it."""
+    passed = listen_fds()
+    if not passed:
+        return {}
+    names = ":".join(name for _fd, name in passed)
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": names}
 
 
 def _status(text: str) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Container, Mapping, Sequence
+import sys
+from collections.abc import Collection, Container, Mapping, Sequence
+from typing import NoReturn
 
 import msgspec
 
@@ -60,6 +62,28 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], fds: Sequence[
     finally:
         for fd in high:
             os.close(fd)
+
+
+def execute_again(arguments: Sequence[str], environment: Mapping[str, str], fds: Collection[int]) -> NoReturn:
+    """Become another Python program, in this process: 0, 1, 2 and `fds` cross. Raises `OSError`, with all as it was.
+
+    Signals are held back from here on, until `let_signals_in` there.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606  # no shell on purpose
+    except OSError:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        let_signals_in()
+        raise
+
+
+def let_signals_in() -> None:
+    """Take what has come meanwhile: the handlers are in place."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def signal_name(number: int) -> str:

@@ -60,6 +60,14 @@ def cpu_seconds(pid: int) -> float | None:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def start_ticks(pid: int) -> int | None:
+    """When it was started, in clock ticks since the machine was: with its pid it names one process for ever."""
+    data = _read(f"/proc/{pid}/stat")
+    if data is None:
+        return None
+    return int(data.rpartition(b")")[2].split()[19])  # the 22nd field; see `cpu_seconds`
+
+
 def command_line(pid: int) -> list[str] | None:
     """Its arguments; a process that has set a title shows the title as the only one."""
     data = _read(f"/proc/{pid}/cmdline")

@@ -30,17 +30,25 @@ class Listener:
     """One listening socket.
 
     `address` is what was asked for and `bound` what it became (`127.0.0.1:0`, then `127.0.0.1:38211`), both as people
-    write them. `inherited` sockets were opened by somebody else.
+    write them. `inherited` sockets were opened by somebody else. `file` is the socket file of one that was opened by
+    another master, its path and inode.
     """
 
-    def __init__(self, address: str, sock: socket.socket, *, inherited: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        sock: socket.socket,
+        *,
+        inherited: bool = False,
+        file: tuple[str, tuple[int, int] | None] | None = None,
+    ) -> None:
         sock.setblocking(False)
         self.address = address
         self.sock = sock
         self.bound = _describe(sock)
         self.inherited = inherited
-        self._path = os.path.abspath(sock.getsockname()) if sock.family == socket.AF_UNIX and not inherited else ""
-        self._inode = _inode(self._path) if self._path else None
+        path = os.path.abspath(sock.getsockname()) if sock.family == socket.AF_UNIX and not inherited else ""
+        self.path, self.inode = file if file is not None else (path, _inode(path) if path else None)
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -50,10 +58,10 @@ class Listener:
 
         Of an inherited socket only our own descriptor is closed: it goes on listening for whoever passed it.
         """
-        if self._inode is not None and _inode(self._path) == self._inode:
+        if self.inode is not None and _inode(self.path) == self.inode:
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
-        self._inode = None
+                os.unlink(self.path)
+        self.inode = None
         self.sock.close()
 
     def __repr__(self) -> str:

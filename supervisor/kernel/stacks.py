@@ -25,8 +25,8 @@ _FATAL = b"Fatal Python error: "
 class StackRecord:
     """The master's side. `fd` goes to the worker."""
 
-    def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(f"holdfast-stacks-{name}", os.MFD_CLOEXEC)
+    def __init__(self, name: str, fd: int = -1) -> None:
+        self.fd = os.memfd_create(f"holdfast-stacks-{name}", os.MFD_CLOEXEC) if fd < 0 else fd
         fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
 
     @property

@@ -23,6 +23,16 @@ class AccessFiles:
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
 
+    def state(self) -> dict[str, int]:
+        """The open files' descriptors, by path."""
+        return dict(self._open)
+
+    def resume(self, kept: dict[str, int]) -> None:
+        """Go on with the open files of an earlier master."""
+        for fd in kept.values():
+            os.set_inheritable(fd, False)
+        self._open |= kept
+
     def ensure(self, path: str | None) -> None:
         """Open `path` unless it is open. Raises `SurroundingsError`."""
         if path is not None and path not in self._open:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from supervisor.kernel.board import ENDED_BY, Cell, Row
+from supervisor.master import record
 from supervisor.master.worker import Worker
 from supervisor.messages.status import Totals
 from supervisor.watch.evidence import Answers
@@ -47,6 +49,11 @@ class Counts(Struct, frozen=True):
         """All that a worker leaves behind."""
         return cls.of(worker.row) + cls(reset=worker.inflight)
 
+    @classmethod
+    def resumed(cls, kept: record.Counters) -> Counts:
+        """As an earlier master has written them down."""
+        return cls(**{name: kept[name] for name in cls.__struct_fields__ if name in kept})
+
     @property
     def answers(self) -> Answers:
         """What the app has answered; an answer that broke off is an error, too."""
@@ -68,6 +75,23 @@ class Accounts:
         self._ended = dict.fromkeys(ENDED_BY, 0)
         self.restarts = 0
         self.by_slot: dict[int, int] = {}  # restarts
+
+    def state(self) -> record.Accounts:
+        """All that a master which goes on with them has to know."""
+        return record.Accounts(
+            dead={generation: asdict(counts) for generation, counts in self._dead.items()},
+            forgotten=asdict(self._forgotten),
+            ended=dict(self._ended),
+            restarts=self.restarts,
+            by_slot=dict(self.by_slot),
+        )
+
+    def resume(self, kept: record.Accounts) -> None:
+        """Go on with an earlier master's."""
+        self._dead = {generation: Counts.resumed(counts) for generation, counts in kept.dead.items()}
+        self._forgotten = Counts.resumed(kept.forgotten)
+        self._ended |= {name: kept.ended[name] for name in self._ended if name in kept.ended}
+        self.restarts, self.by_slot = kept.restarts, dict(kept.by_slot)
 
     def fold(self, worker: Worker) -> int:
         """Take over an ended worker's counters; returns how many requests were lost with it."""

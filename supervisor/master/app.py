@@ -58,9 +58,9 @@ class App:
         self._reactor = reactor
         self._children = children
         self._journal = journal
-        self._was_up = False  # has had a ready worker since it was started
-        self._starts_again = False
-        self._state: AppState = "stopped"
+        self.was_up = False  # has had a ready worker since it was started
+        self.starts_again = False
+        self.told_state: AppState = "stopped"
         self.name = settings.name
         self.settings = settings  # of the committed release
         self.generation = 0  # the newest, whatever became of it
@@ -123,7 +123,7 @@ class App:
     def start(self, only: int | None = None) -> None:
         """Start a new generation from a standstill, all slots or one of them; `open` has been called."""
         self.generation += 1
-        self.is_stopping = self._was_up = False
+        self.is_stopping = self.was_up = False
         self.rollout.forget_previous()
         self.count = self.rollout.next_count = wanted_workers(self.settings)
         everyone = set(range(1, self.count + 1))
@@ -138,7 +138,7 @@ class App:
 
     def stop(self, *, and_start: bool = False) -> None:
         """Drain all workers and close the listening sockets; `and_start`: keep them, and begin anew once all left."""
-        self.is_stopping, self._starts_again = True, and_start
+        self.is_stopping, self.starts_again = True, and_start
         self.hooks.stop()
         if not and_start:
             self.listeners.close()
@@ -151,7 +151,7 @@ class App:
 
     def start_once_stopped(self) -> None:
         """It is on its way out: begin anew when that is done."""
-        self._starts_again = True
+        self.starts_again = True
 
     def kill(self) -> None:
         """End everything of it now."""
@@ -246,14 +246,14 @@ class App:
 
     def _is_first_start(self, generation: int) -> bool:
         """It never served, and no newer release is on its way that may."""
-        return generation == 1 and not (self._was_up or self.is_stopping or self.engine.roll.is_under_way)
+        return generation == 1 and not (self.was_up or self.is_stopping or self.engine.roll.is_under_way)
 
     def on_worker_born(self, worker: Worker) -> None:
         self.news.started(worker)
 
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
         if isinstance(message, Ready):
-            self._was_up = True
+            self.was_up = True
             worker.interface = message.interface
             slot = self.engine.fleet.slots.get(worker.slot)
             if slot is not None and slot.trial == worker.generation:
@@ -346,15 +346,15 @@ class App:
         """The machines have nothing more to say for now: drop what nobody needs, and tell how the app is."""
         self._tidy()
         self.relay.settle(self.engine.fleet, self.workers)
-        if self.state != self._state and (self.state != "stopped" or self.has_left):
-            self._state = self.state
-            self.news.state_changed(self._state, self.watch.restraint.why)
+        if self.state != self.told_state and (self.state != "stopped" or self.has_left):
+            self.told_state = self.state
+            self.news.state_changed(self.told_state, self.watch.restraint.why)
         self._owner.on_app_settled(self)
-        if self.is_stopping and self.is_idle and self._starts_again:
+        if self.is_stopping and self.is_idle and self.starts_again:
             self._begin_again()
 
     def _begin_again(self) -> None:
-        self._starts_again = False
+        self.starts_again = False
         try:
             self.open(self.settings)
         except UserError as error:

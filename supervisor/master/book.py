@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
+from supervisor.master import record
 from supervisor.master.accounts import Accounts, Counts
 from supervisor.master.worker import Worker
 from supervisor.messages.status import Ledger, RollStatus, RollTotals, Verdict
@@ -24,9 +25,9 @@ REMEMBERED = 20  # rolls
 class Account:
     """One roll's ledger, kept from its start."""
 
-    def __init__(self, accounts: Accounts, living: Collection[Worker]) -> None:
+    def __init__(self, accounts: Accounts, began: Counts) -> None:
         self._accounts = accounts
-        self._began = accounts.all(living)
+        self._began = began
         self._closed: Counts | None = None
         self._leaving: dict[int, tuple[Worker, Counts]] = {}  # those whose requests still count, as they were then
 
@@ -34,6 +35,24 @@ class Account:
         """The verdict is given: from now on only the requests of those who leave are followed."""
         self._closed = self._accounts.all(living) - self._began
         self._leaving = {each.number: (each, Counts.of(each.row)) for each in living if each.is_leaving}
+
+    def state(self, status: RollStatus) -> record.Account:
+        """All that a master which goes on with it has to know."""
+        return record.Account(
+            status=status,
+            began=asdict(self._began),
+            closed=asdict(self._closed) if self._closed is not None else None,
+            leaving={number: asdict(then) for number, (_worker, then) in self._leaving.items()},
+        )
+
+    def resume(self, kept: record.Account, workers: Mapping[int, Worker]) -> None:
+        """Go on with an earlier master's."""
+        self._closed = Counts.resumed(kept.closed) if kept.closed is not None else None
+        self._leaving = {
+            number: (workers[number], Counts.resumed(then))
+            for number, then in kept.leaving.items()
+            if number in workers
+        }
 
     def ended(self, worker: Worker) -> None:
         """A worker has ended; its row still holds."""
@@ -70,6 +89,24 @@ class Book:
         self._verdicts = {"committed": 0, "rolled_back": 0}
         self.number = 0  # of the last roll, counted from 1
 
+    def state(self) -> record.Book:
+        """All that a master which goes on with it has to know."""
+        return record.Book(
+            rolls=tuple(account.state(status) for status, account in self._rolls),
+            began=self._began,
+            verdicts=dict(self._verdicts),
+            number=self.number,
+        )
+
+    def resume(self, kept: record.Book, workers: Mapping[int, Worker]) -> None:
+        """Go on with an earlier master's."""
+        for entry in kept.rolls:
+            account = Account(self._accounts, Counts.resumed(entry.began))
+            account.resume(entry, workers)
+            self._rolls.append((entry.status, account))
+        self._began, self.number = kept.began, kept.number
+        self._verdicts |= kept.verdicts
+
     def begin(self, started: rolls.Started, living: Collection[Worker]) -> None:
         """A roll has begun."""
         self.number += 1
@@ -84,7 +121,7 @@ class Book:
             seconds=0.0,
             ledger=Ledger(),
         )
-        self._rolls.append((status, Account(self._accounts, living)))
+        self._rolls.append((status, Account(self._accounts, self._accounts.all(living))))
 
     def end(self, ended: rolls.Committed | rolls.RolledBack | rolls.Superseded, living: Collection[Worker]) -> None:
         """The last roll has its verdict."""

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
+from supervisor import __version__
 from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.errors import ProtocolError, UserError
@@ -21,7 +22,9 @@ from supervisor.kernel.notify import listen_fds
 from supervisor.kernel.process import become_subreaper
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.title import current_title, restore_title, set_title
+from supervisor.master import record
 from supervisor.master.master import Master, on_error
+from supervisor.master.preflight import Answer, read_memory
 from supervisor.observe.journal import Journal
 from supervisor.observe.sink import Sink
 
@@ -46,6 +49,22 @@ def resume(record: int) -> int:
     return _run(load(source, read_settings(source.path)), source)
 
 
+def preflight(memory: int) -> int:
+    """Whether we could go on with the state in this memory: says who we are, or raises `ProtocolError`."""
+    record.decode(read_memory(memory))
+    print(msgspec.json.encode(Answer(__version__)).decode())
+    return 0
+
+
+def resume_upgraded(memory: int) -> int:
+    """Go on with the state that this process has left in this memory before its `execv`. Returns the exit code."""
+    kept = record.decode(read_memory(memory))
+    if kept.own is None:
+        raise ProtocolError("the state is another master's")
+    settings = Settings(apps=tuple(app.settings for app in kept.apps), supervisor=kept.own.supervisor)
+    return _run(settings, kept.own.source, kept)
+
+
 def _keep_descriptors_to_ourselves() -> None:
     """What we were handed, by intent or by accident, crosses no further exec unless it is named there."""
     for name in os.listdir("/proc/self/fd"):
@@ -60,7 +79,7 @@ def run_master(settings: Settings, source: Source | None) -> int:
     return _run(settings, source)
 
 
-def _run(settings: Settings, source: Source | None) -> int:
+def _run(settings: Settings, source: Source | None, kept: record.Master | None = None) -> int:
     listen_fds()  # systemd's variables are for us alone, whether the settings name its sockets or not
     _keep_descriptors_to_ourselves()
     title = current_title()
@@ -68,8 +87,10 @@ def _run(settings: Settings, source: Source | None) -> int:
     reactor = Reactor(lambda error: on_error(journal, error))
     stdout, stderr = Sink(reactor, 1, "stdout"), Sink(reactor, 2, "stderr")
     journal = Journal(stdout, stderr, log_format=settings.supervisor.log_format)
+    if kept is not None and kept.own is not None:
+        journal.resume(kept.own.events, kept.own.unwritten)
     try:
-        return Master(settings, source, reactor, journal).run()
+        return Master(settings, source, reactor, journal).run(kept)
     except UserError as error:
         journal.event("log", str(error), level="error")
         return error.exit_code

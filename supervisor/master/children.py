@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from supervisor.kernel import procfs
 from supervisor.kernel.process import Ended, open_pidfd, reap, reap_orphans, send_signal
 from supervisor.kernel.reactor import Reactor
 
@@ -47,9 +48,32 @@ class Children:
 
     def watch(self, pid: int, on_end: Callable[[Ended], None]) -> Child:
         """Watch an unreaped child of ours, also one that has already ended."""
-        child = Child(pid, open_pidfd(pid), on_end)
+        return self._watch(pid, open_pidfd(pid), on_end)
+
+    def watch_again(self, pid: int, started: int, on_end: Callable[[Ended], None]) -> Child:
+        """Watch a process that an earlier master has watched, and that began at `started` (`procfs.start_ticks`).
+
+        If it is no more, its end is told in the next turn of the loop.
+        """
+        try:
+            pidfd = open_pidfd(pid)
+        except ProcessLookupError:
+            return self._ended(pid, on_end)
+        if procfs.start_ticks(pid) == started:
+            return self._watch(pid, pidfd, on_end)
+        os.close(pidfd)
+        return self._ended(pid, on_end)
+
+    def _watch(self, pid: int, pidfd: int, on_end: Callable[[Ended], None]) -> Child:
+        child = Child(pid, pidfd, on_end)
         self._by_pid[pid] = child
         self._reactor.add_reader(child.pidfd, lambda: self._on_end(child))
+        return child
+
+    def _ended(self, pid: int, on_end: Callable[[Ended], None]) -> Child:
+        """A process that nobody can be asked about any more."""
+        child = Child(pid, -1, on_end)
+        self._reactor.call_later(0, lambda: on_end(Ended(pid=pid, code=None, signal=None)))
         return child
 
     def fork_begins(self) -> None:

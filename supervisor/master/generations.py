@@ -12,6 +12,7 @@ from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Board
 from supervisor.kernel.files import starting_directory
 from supervisor.kernel.reactor import Reactor
+from supervisor.master import record
 from supervisor.master.access import AccessFiles
 from supervisor.master.children import Children
 from supervisor.master.listeners import Listeners
@@ -113,9 +114,21 @@ class Releases:
         release = self._by_generation.get(spawner.generation)
         return release if release is not None and release.spawner is spawner else None
 
-    def _make_spawner(self, release: Release) -> Spawner:
+    def state(self) -> tuple[record.Release, ...]:
+        """All that a master which goes on with them has to know."""
+        return tuple(release.state() for release in self._by_generation.values())
+
+    def resume(self, kept: record.Release) -> None:
+        """Go on with a release of an earlier master."""
+        self.add(kept.generation, kept.settings, kept.place).resume(kept)
+
+    def _make_spawner(self, release: Release, kept: record.Spawner | None) -> Spawner:
         what = release.settings, release.place, release.generation
         spawner = Spawner(self, self._reactor, self._children, self._journal, *what)
+        if kept is not None:
+            spawner.resume(kept)
+            return spawner
+        spawner.start()
         spawner.launch(self._owner.board.fd, self._owner.listeners.of(release.settings.bind))
         return spawner
 

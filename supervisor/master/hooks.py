@@ -85,6 +85,11 @@ class Hooks:
         self._timer: Timer | None = None
         self._why = ""  # it was killed
 
+    @property
+    def are_busy(self) -> bool:
+        """One runs, or waits for its turn."""
+        return self._running is not None or bool(self._waiting)
+
     def run(self, job: Job) -> None:
         """Run it, after those that were asked for before."""
         self._waiting.append(job)

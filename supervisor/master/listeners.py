@@ -6,12 +6,14 @@ queue is lost to a roll.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
 from supervisor.kernel.address import Fd, Systemd, Unix, parse_address
 from supervisor.kernel.sockets import Listener, adopt_fd, adopt_systemd, find_owner, open_tcp, open_unix
+from supervisor.master import record
 
 
 class Listeners:
@@ -37,6 +39,26 @@ class Listeners:
             raise
         self._open |= opened
         self._terms |= {address: _terms(address, settings) for address in opened}
+
+    def state(self) -> tuple[record.Listener, ...]:
+        """All that a master which goes on with them has to know."""
+        return tuple(
+            record.Listener(
+                address=address,
+                fd=listener.fileno(),
+                inherited=listener.inherited,
+                path=listener.path,
+                inode=listener.inode,
+                terms=self._terms[address],
+            )
+            for address, listener in self._open.items()
+        )
+
+    def resume(self, kept: record.Listener) -> None:
+        """Go on with a socket that an earlier master has opened."""
+        sock = socket.socket(fileno=kept.fd)
+        listener = Listener(kept.address, sock, inherited=kept.inherited, file=(kept.path, kept.inode))
+        self._open[kept.address], self._terms[kept.address] = listener, kept.terms
 
     def unheeded(self, settings: AppSettings) -> list[str]:
         """The keys of these settings that differ from what a socket which stays open was opened with."""

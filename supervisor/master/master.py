@@ -11,24 +11,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from supervisor import __version__
 from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.control.server import ControlServer
 from supervisor.errors import SettingsError, SurroundingsError, UserError
+from supervisor.kernel.board import ROW_BYTES
 from supervisor.kernel.files import read_settings
-from supervisor.kernel.instance import Pidfile, claim, default_control_path
-from supervisor.kernel.notify import Notifier
+from supervisor.kernel.instance import Claim, Pidfile, claim, default_control_path, resume_claim
+from supervisor.kernel.notify import Notifier, handed_environment
+from supervisor.kernel.process import let_signals_in
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.sockets import longest_backlog
+from supervisor.master import record
 from supervisor.master.admission import admission, warn_of_closed_door
 from supervisor.master.app import App
 from supervisor.master.children import Children
 from supervisor.master.snapshot import app_status
-from supervisor.master.supervision import MAX_WORKERS, MasterSupervision
+from supervisor.master.succession import Successor, passed_descriptors, state_of
+from supervisor.master.supervision import MAX_WORKERS, Deeds, MasterSupervision
+from supervisor.master.upgrade import Upgrade
 from supervisor.messages.status import Begun, Status
 from supervisor.observe.journal import Journal
 
@@ -53,22 +60,21 @@ class Master:
         self._is_stopping = False
         self._is_ready = False
         self._told = ("", False)  # what the service manager last heard
-        self._control_path = ""
+        self._claim: Claim | None = None
         self._control: ControlServer | None = None
         self._apps = {app.name: App(self, app, reactor, self._children, journal) for app in settings.apps}
+        self._upgrade = Upgrade(self, self._apps, reactor, self._children, journal)
 
-    def run(self) -> int:
-        """Serve until told to stop. Raises `UserError` when it can't begin; then nothing is left behind."""
+    def run(self, kept: record.Master | None = None) -> int:
+        """Serve until told to stop; with `kept`, go on where an earlier life of this process has been.
+
+        Raises `UserError` when it can't begin; then nothing is left behind.
+        """
         with contextlib.ExitStack() as opened:
-            opened.callback(self._end_everything)
-            self._watch_signals()
-            self._claim_control(opened)
-            for app in self._apps.values():
-                app.open(app.settings)
-            self._write_pidfile(opened)
-            self._tell_started()
-            for app in self._apps.values():
-                app.start()
+            if kept is not None and kept.own is not None:
+                self._resume(kept, kept.own, opened)
+            else:
+                self._begin(opened)
             self._sample()
             self._reactor.run()
         self._notifier.close()
@@ -101,6 +107,42 @@ class Master:
 
     # Beginning
 
+    def _begin(self, opened: contextlib.ExitStack) -> None:
+        opened.callback(self._end_everything)
+        self._watch_signals()
+        self._claim_control(opened)
+        for app in self._apps.values():
+            app.open(app.settings)
+        self._write_pidfile(opened)
+        self._tell_started()
+        for app in self._apps.values():
+            app.start()
+
+    def _resume(self, kept: record.Master, own: record.Own, opened: contextlib.ExitStack) -> None:
+        """If this fails, the workers are left to themselves, and not ended with us."""
+        self._watch_signals()
+        self._began, self._is_ready = own.began, own.is_ready
+        successor = Successor(self._reactor, self._children, self._journal)
+        for app in kept.apps:
+            successor.take(self._apps[app.settings.name], app)
+        opened.callback(self._end_everything)
+        if own.clients is not None:
+            claimed = resume_claim(own.clients.path, own.clients.lock, own.clients.listener, own.clients.inode)
+            self._serve_control(claimed, opened)
+            assert self._control is not None
+            self._control.take([socket.socket(fileno=fd) for fd in own.clients.idle])
+        if own.pidfile is not None:
+            opened.callback(Pidfile(own.pidfile).remove)
+        for app in kept.apps:
+            successor.go_on(self._apps[app.settings.name], app)
+        self._children.reap_strangers()
+        if own.upgrade is not None:
+            upgraded = self._upgrade.resume(own.upgrade)
+            text = f"holdfast {__version__} goes on in place of {upgraded.from_}, after {upgraded.seconds:.2f} s"
+            ends: dict[str, Any] = {"from": upgraded.from_, "to": __version__, "seconds": upgraded.seconds}
+            self._journal.event("master.upgraded", text, pid=os.getpid(), **ends)
+        self._reactor.call_later(SETTLED_AFTER, _settle)
+
     def _claim_control(self, opened: contextlib.ExitStack) -> None:
         wanted = self._settings.supervisor.control
         try:
@@ -108,7 +150,7 @@ class Master:
         except SurroundingsError as error:
             self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
             return
-        group, permit = admission(self._settings.supervisor.control_group)
+        group, _permit = admission(self._settings.supervisor.control_group)
         try:
             owned = claim(path, group)
         except SurroundingsError as error:
@@ -116,12 +158,16 @@ class Master:
                 raise
             self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
             return
+        self._serve_control(owned, opened)
+
+    def _serve_control(self, owned: Claim, opened: contextlib.ExitStack) -> None:
         opened.callback(owned.release)
-        self._control_path = path
-        warn_of_closed_door(self._settings.supervisor.control_group, path, self._journal)
-        supervision = MasterSupervision(
-            self._apps, self._journal, self._reactor.pace, self._status, self._reload, self._stop
-        )
+        self._claim = owned
+        group = self._settings.supervisor.control_group
+        warn_of_closed_door(group, owned.path, self._journal)
+        deeds = Deeds(self._status, self._reload, self._stop, self._upgrade)
+        supervision = MasterSupervision(self._apps, self._journal, self._reactor.pace, deeds)
+        _group, permit = admission(group)
         self._control = ControlServer(owned.listener.sock, self._reactor, supervision, permit=permit)
         opened.callback(self._control.close)
 
@@ -150,9 +196,10 @@ class Master:
         on_signal(signal.SIGUSR1, self._reopen_logs)
         on_signal(signal.SIGTTIN, lambda: self._scale_all(1))
         on_signal(signal.SIGTTOU, lambda: self._scale_all(-1))
+        let_signals_in()  # those held back across an exec
 
     def _tell_started(self) -> None:
-        control = self._control_path or None
+        control = self._claim.path if self._claim is not None else None
         self._journal.event(
             "master.started",
             f"holdfast {__version__} started; control socket {control or 'none'}",
@@ -170,6 +217,45 @@ class Master:
         if allowed is not None and allowed < wanted:
             text = f"backlog {wanted} is cut down to net.core.somaxconn, {allowed}; raise it with sysctl(8)"
             self._journal.event("log", text, level="warning")
+
+    # Upgrading
+
+    @property
+    def why_not_upgradable(self) -> str:
+        """Why an upgrade can't be, now or later; empty if it can."""
+        if self._is_stopping:
+            return "holdfast is stopping"
+        return "" if self._source is not None else "this master is part of another program, which would have to go on"
+
+    @property
+    def control(self) -> ControlServer | None:
+        """The control API's server, if there is one."""
+        return self._control
+
+    def state(self) -> record.Master:
+        """All that our next life has to know, but for the clients of the control socket."""
+        assert self._source is not None
+        clients = None
+        if self._claim is not None:
+            listener = self._claim.listener
+            clients = record.Clients(
+                path=self._claim.path, listener=listener.fileno(), lock=self._claim.lock, inode=listener.inode
+            )
+        own = record.Own(
+            source=self._source,
+            supervisor=self._settings.supervisor,
+            began=self._began,
+            is_ready=self._is_ready,
+            clients=clients,
+            pidfile=self._settings.supervisor.pidfile,
+            events=tuple(self._journal.recent()),
+            unwritten=self._journal.unwritten(),
+            passed=passed_descriptors(app.settings for app in self._apps.values()),
+            environment={**handed_environment(), **self._notifier.environment},
+            upgrade=self._upgrade.status,
+        )
+        apps = tuple(state_of(app) for app in self._apps.values())
+        return record.Master(holdfast=__version__, pid=os.getpid(), apps=apps, row_bytes=ROW_BYTES, own=own)
 
     # While it serves
 

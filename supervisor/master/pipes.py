@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from supervisor.kernel.identity import Identity
 from supervisor.kernel.reactor import Reactor
+from supervisor.messages import state
 from supervisor.observe.journal import Journal
 from supervisor.observe.output import OutputReader
 from supervisor.observe.render import Stream
@@ -23,14 +24,24 @@ PIPE_BYTES = 256 * 1024  # room for a burst while the master is busy; the kernel
 class Pipes:
     """Reads both streams of one child and passes each line to the journal under the child's name."""
 
-    def __init__(self, reactor: Reactor, journal: Journal, app: str, generation: int, slot: int | None) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        journal: Journal,
+        app: str,
+        generation: int,
+        slot: int | None,
+        kept: state.Pipes | None = None,
+    ) -> None:
         self._journal = journal
         self._app = app
         self._generation = generation
         self._slot = slot
         self.pid = 0  # not known before the fork was answered
-        self.stdout_write, self._stdout = self._open(reactor, "stdout")
-        self.stderr_write, self._stderr = self._open(reactor, "stderr")
+        self.stdout_write, out = _open() if kept is None else (state.NO_FD, kept.stdout)
+        self.stderr_write, err = _open() if kept is None else (state.NO_FD, kept.stderr)
+        self._stdout = OutputReader(reactor, out, self._on_line("stdout"))
+        self._stderr = OutputReader(reactor, err, self._on_line("stderr"))
 
     @property
     def write_ends(self) -> tuple[int, int]:
@@ -45,7 +56,9 @@ class Pipes:
     def close_write_ends(self) -> None:
         """The child has its own copies now."""
         for fd in self.write_ends:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+        self.stdout_write = self.stderr_write = state.NO_FD
 
     def drain(self) -> None:
         """Read what the child left behind, now."""
@@ -56,11 +69,15 @@ class Pipes:
         """The last lines of its stderr, for a report."""
         return list(self._stderr.last_lines)
 
-    def _open(self, reactor: Reactor, stream: Stream) -> tuple[int, OutputReader]:
-        read, write = os.pipe2(os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # past /proc/sys/fs/pipe-user-pages-soft: the kernel's own size must do
-            fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        return write, OutputReader(reactor, read, self._on_line(stream))
+    def close(self) -> None:
+        """Nobody will ever write to them."""
+        self.close_write_ends()
+        self._stdout.close()
+        self._stderr.close()
+
+    def state(self) -> state.Pipes:
+        """What whoever goes on reading has to know."""
+        return state.Pipes(stdout=self._stdout.state(), stderr=self._stderr.state())
 
     def _on_line(self, stream: Stream) -> Callable[[str], None]:
         def tell(line: str) -> None:
@@ -69,3 +86,11 @@ class Pipes:
             )
 
         return tell
+
+
+def _open() -> tuple[int, state.Stream]:
+    """A pipe's write end, and its read end as it is before anything was read."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # past /proc/sys/fs/pipe-user-pages-soft: the kernel's own size must do
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return write, state.Stream(fd=read)

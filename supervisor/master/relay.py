@@ -17,6 +17,7 @@ from supervisor.fleet.heirs import NOTHING, shares
 from supervisor.fleet.records import Fleet
 from supervisor.kernel.board import Cell
 from supervisor.kernel.channel import Channel
+from supervisor.master import record
 from supervisor.master.worker import Worker
 
 
@@ -36,6 +37,16 @@ class Relay:
     @property
     def taking_end(self) -> int:
         return self._take.fileno()
+
+    def state(self) -> record.Relay:
+        """All that a master which goes on with it has to know."""
+        return record.Relay(give=self.giving_end, take=self.taking_end, toward=self._toward)
+
+    def resume(self, kept: record.Relay) -> None:
+        """Go on with the queue of an earlier master. Everybody is told anew who takes."""
+        self.close()
+        self._give, self._take = Channel.from_fd(kept.give), Channel.from_fd(kept.take)
+        self._toward = kept.toward
 
     def leave(self, leaver: Worker, fleet: Fleet, workers: Mapping[int, Worker]) -> bool:
         """This worker is about to leave: tell the others their shares. Returns whether it has somebody to give to."""

@@ -17,6 +17,7 @@ from supervisor.config.settings import AppSettings, Span
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.kernel.capacity import available_cpus
 from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.master import record
 from supervisor.master.place import Place
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
@@ -42,7 +43,7 @@ class Release:
         settings: AppSettings,
         place: Place,
         generation: int,
-        make_spawner: Callable[[Release], Spawner],
+        make_spawner: Callable[[Release, record.Spawner | None], Spawner],
         send_fork: Callable[[Spawner, Worker], None],
     ) -> None:
         self._owner = owner
@@ -73,12 +74,42 @@ class Release:
             return True
         if self.spawner is not None or self._retry is not None or self.is_retired:
             return False
-        self.spawner = self._make_spawner(self)
+        self.spawner = self._make_spawner(self, None)
         self._starts += 1
-        late = f"not imported within boot_timeout, {self.settings.boot_timeout:g} s"
-        spawner = self.spawner
-        self._deadline = self._reactor.call_later(self.settings.boot_timeout, lambda: spawner.kill(late))
+        self._bound_import(self.spawner, self._reactor.now() + self.settings.boot_timeout)
         return False
+
+    def state(self) -> record.Release:
+        """All that a master which goes on with it has to know."""
+        return record.Release(
+            generation=self.generation,
+            settings=self.settings,
+            place=self.place,
+            spawner=self.spawner.state() if self.spawner is not None else None,
+            waiting=tuple(worker.number for worker in self._waiting),
+            is_retired=self.is_retired,
+            is_preloaded=self._is_preloaded,
+            starts=self._starts,
+            failures=self._failures,
+            ready_at=self._ready_at,
+            retry_at=_when(self._retry),
+            deadline=_when(self._deadline),
+        )
+
+    def resume(self, kept: record.Release) -> None:
+        """Go on where an earlier master has been; who waits to be forked comes to `fork` again."""
+        self.is_retired, self._is_preloaded = kept.is_retired, kept.is_preloaded
+        self._starts, self._failures, self._ready_at = kept.starts, kept.failures, kept.ready_at
+        if kept.spawner is not None:
+            self.spawner = self._make_spawner(self, kept.spawner)
+            if kept.deadline is not None:
+                self._bound_import(self.spawner, kept.deadline)
+        elif kept.retry_at is not None:
+            self._retry = self._reactor.call_at(kept.retry_at, self._start_again)
+
+    def _bound_import(self, spawner: Spawner, deadline: float) -> None:
+        late = f"not imported within boot_timeout, {self.settings.boot_timeout:g} s"
+        self._deadline = self._reactor.call_at(deadline, lambda: spawner.kill(late))
 
     def fork(self, worker: Worker) -> None:
         """Fork the worker now, or as soon as the spawner can."""
@@ -138,6 +169,11 @@ class Release:
     def _start_again(self) -> None:
         self._retry = None
         self.start()
+
+
+def _when(timer: Timer | None) -> float | None:
+    """When it is due; None when it has run, or will not."""
+    return timer.when if timer is not None and timer.callback is not None else None
 
 
 def wanted_workers(settings: AppSettings, serving: int = 0) -> int:

@@ -18,22 +18,22 @@ class Restraint:
     def __init__(self, reactor: Reactor, news: News) -> None:
         self._reactor = reactor
         self._news = news
-        self._budget = Budget()
+        self.budget = Budget()
         self._spared: set[int] = set()  # numbers of the workers of which was told that they are left alone
         self.why = ""  # a sentence while the app is degraded
 
     @property
     def is_degraded(self) -> bool:
         """A kill had to be refused, and the app has not recovered since."""
-        return self._budget.is_degraded
+        return self.budget.is_degraded
 
     def may_kill(self, worker: Worker, why: str, limit: int) -> bool:
         """Whether it may be killed for `why`; a kill that is granted counts as done."""
-        self._budget, granted = spend(self._budget, limit, self._reactor.now())
+        self.budget, granted = spend(self.budget, limit, self._reactor.now())
         if granted:
             return True
         self.why = self.why or (
-            f"{len(self._budget.spent)} workers killed within {SPAN:g} s, and more would have to be: warnings only, so "
+            f"{len(self.budget.spent)} workers killed within {SPAN:g} s, and more would have to be: warnings only, so "
             f"that an overload does not become an outage (max_restarts = {limit})"
         )
         if worker.number not in self._spared:
@@ -43,7 +43,7 @@ class Restraint:
 
     def look(self, limit: int) -> None:
         """Time has passed."""
-        self._budget = step(self._budget, limit, self._reactor.now())
-        if not self._budget.is_degraded:
+        self.budget = step(self.budget, limit, self._reactor.now())
+        if not self.budget.is_degraded:
             self.why = ""
             self._spared.clear()

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from supervisor.config.settings import AppSettings
 from supervisor.fleet import records as seats
 from supervisor.kernel.reactor import Reactor
+from supervisor.master import record
 from supervisor.master.book import Book
 from supervisor.master.generations import Releases
 from supervisor.master.hooks import HookName, Hooks, Job, Then, facts
@@ -52,7 +53,7 @@ class Rollout:
         self.trial = Trial(owner, reactor)
         self.next_count = 0  # of slots: what a roll under way is going to make of it
         self.previous: int | None = None  # the generation at hand that a rollback returns to
-        self._recorded: Release | None = None  # else what it imports again, which has a place of its own
+        self._recorded: record.Remembered | None = None  # else what it imports again, which has a place of its own
         self._returning: int | None = None  # a generation that has served before, under another number
 
     def begin(self, generation: int, settings: AppSettings, bake: float) -> Begun:
@@ -96,6 +97,21 @@ class Rollout:
         self._returning = owner.generation
         owner.releases.add(owner.generation, settings, place)
         return self.begin(owner.generation, settings, settings.bake)
+
+    def state(self) -> record.Rollout:
+        """All that a master which goes on with it has to know."""
+        return record.Rollout(
+            next_count=self.next_count,
+            previous=self.previous,
+            why_no_previous=self._why_no_previous,
+            remembered=self._recorded,
+            returning=self._returning,
+        )
+
+    def resume(self, kept: record.Rollout) -> None:
+        """Go on with an earlier master's."""
+        self.next_count, self.previous, self._returning = kept.next_count, kept.previous, kept.returning
+        self._why_no_previous, self._recorded = kept.why_no_previous, kept.remembered
 
     def do(self, command: rolls.Command) -> None:
         """Carry out one command, or tell it."""
@@ -181,7 +197,8 @@ class Rollout:
     def _keep(self, release: Release, successor: Release) -> None:
         """It was served until now: keep it at hand, if that can be, or in mind, if its files are still its own."""
         settings = successor.settings
-        self._recorded = release if release.place != successor.place else None
+        remembered = record.Remembered(settings=release.settings, place=release.place)
+        self._recorded = remembered if release.place != successor.place else None
         closed = sorted(set(release.settings.bind) - set(settings.bind))
         if not settings.keep_previous:
             self.forget_previous("no release is kept at hand (keep_previous = false)")

@@ -37,23 +37,23 @@ class Scaler:
         self._reactor = reactor
         self._sampler = sampler
         self._scaling = Scaling()
-        self._held_for: Span | None = None  # the range whose count was set by hand
+        self.held_for: Span | None = None  # the range whose count was set by hand
         self._begun: dict[int, tuple[float, int]] = {}  # by worker: when it was looked at, and its requests until then
 
     @property
     def is_automatic(self) -> bool:
         """The count is ours to change."""
         workers = self._owner.settings.workers
-        return isinstance(workers, Span) and workers != self._held_for
+        return isinstance(workers, Span) and workers != self.held_for
 
     def hold(self) -> None:
         """The count is set by hand."""
         workers = self._owner.settings.workers
-        self._held_for = workers if isinstance(workers, Span) else None
+        self.held_for = workers if isinstance(workers, Span) else None
 
     def resume(self) -> None:
         """The count is ours again."""
-        self._held_for = None
+        self.held_for = None
         self._scaling = Scaling()
 
     def look(self) -> None:

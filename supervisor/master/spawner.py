@@ -14,11 +14,13 @@ from typing import Protocol
 
 from supervisor.config.settings import AppSettings
 from supervisor.errors import ProtocolError
+from supervisor.kernel import procfs
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.process import Ended, spawn
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.kernel.sockets import Listener
-from supervisor.master.children import Children
+from supervisor.master import record
+from supervisor.master.children import Child, Children
 from supervisor.master.confinement import confined, environment
 from supervisor.master.pipes import Pipes
 from supervisor.master.place import SPAWNER, Place
@@ -39,7 +41,11 @@ class SpawnerOwner(Protocol):
 
 
 class Spawner:
-    """Starts the process at once. `is_ready` once it can fork."""
+    """`start` or `resume` makes a process of it. `is_ready` once it can fork."""
+
+    _child: Child
+    _channel: Channel
+    pipes: Pipes
 
     def __init__(
         self,
@@ -64,14 +70,50 @@ class Spawner:
         self.has_imported = False
         self.import_failed = False
         self.is_retired = False
-        self.pipes = Pipes(reactor, journal, settings.name, generation, None)
+        self.pid = 0
+        self._started = 0  # when the process was, in clock ticks
+
+    def start(self) -> None:
+        """Exec it."""
+        self.pipes = Pipes(self._reactor, self._journal, self.settings.name, self.generation, None)
         self._channel, theirs = Channel.pair()
-        reactor.add_reader(self._channel.fileno(), self._on_message)
+        self._reactor.add_reader(self._channel.fileno(), self._on_message)
         self.pid = self._exec(theirs)
+        self._started = procfs.start_ticks(self.pid) or 0
         self.pipes.pid = self.pid
         self.pipes.close_write_ends()
         theirs.close()
-        self._child = children.watch(self.pid, self._on_end)
+        self._child = self._children.watch(self.pid, self._on_end)
+
+    def state(self) -> record.Spawner:
+        """All that a master which goes on with it has to know."""
+        return record.Spawner(
+            pid=self.pid,
+            started=self._started,
+            channel=self._channel.fileno(),
+            pipes=self.pipes.state(),
+            has_imported=self.has_imported,
+            import_failed=self.import_failed,
+            is_retired=self.is_retired,
+            failure=self._failure,
+            pending=tuple(self._pending),
+        )
+
+    def resume(self, kept: record.Spawner) -> None:
+        """Go on with the process of an earlier master, whether it still runs or not; waits get their full time anew."""
+        self.pid, self._started, self._failure = kept.pid, kept.started, kept.failure
+        self.has_imported, self.import_failed = kept.has_imported, kept.import_failed
+        self.is_retired = kept.is_retired
+        self.pipes = Pipes(self._reactor, self._journal, self.settings.name, self.generation, None, kept.pipes)
+        self.pipes.pid = self.pid
+        self._channel = Channel.from_fd(kept.channel) if kept.channel >= 0 else Channel.closed()
+        if kept.channel >= 0:
+            self._reactor.add_reader(self._channel.fileno(), self._on_message)
+        self._child = self._children.watch_again(self.pid, self._started, self._on_end)
+        for worker in kept.pending:
+            self._expect(worker)
+        if self.is_retired:
+            self._retirement = self._reactor.call_later(RETIRE_TIMEOUT, self._child.kill)
 
     @property
     def is_ready(self) -> bool:
@@ -87,8 +129,7 @@ class Spawner:
 
     def fork(self, request: Fork, fds: Sequence[int]) -> None:
         """Ask for a worker."""
-        self._children.fork_begins()
-        self._pending[request.worker] = self._reactor.call_later(FORK_TIMEOUT, self._on_no_answer)
+        self._expect(request.worker)
         try:
             self._channel.send(encode(request), fds)
         except OSError as error:
@@ -137,6 +178,11 @@ class Spawner:
                 self._children.fork_is_known()
         elif isinstance(message, ForkFailed):
             self._lose(message.worker, message.reason)
+
+    def _expect(self, worker: int) -> None:
+        """An answer to a request for this worker is due."""
+        self._children.fork_begins()
+        self._pending[worker] = self._reactor.call_later(FORK_TIMEOUT, self._on_no_answer)
 
     def _on_no_answer(self) -> None:
         self.kill(f"the spawner did not answer for {FORK_TIMEOUT:g} s")

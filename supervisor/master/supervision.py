@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from supervisor.config.settings import Span
 from supervisor.errors import RefusedError, UserError
 from supervisor.kernel.reactor import Pace
 from supervisor.master.app import App
 from supervisor.master.releases import wanted_workers
+from supervisor.master.upgrade import Upgrade
 from supervisor.messages.events import Event
-from supervisor.messages.status import Begun, RollStatus, Status
+from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 from supervisor.observe.journal import Journal
 from supervisor.observe.metrics import exposition, master_lag
 
 MAX_WORKERS = 1024
 
 
+class Deeds(NamedTuple):
+    """What the master does itself."""
+
+    status: Callable[[], Status]
+    reload: Callable[[Sequence[str]], dict[str, Begun]]
+    stop: Callable[[str], None]
+    upgrade: Upgrade
+
+
 class MasterSupervision:
     """Implements `control.port.Supervision`."""
 
-    def __init__(
-        self,
-        apps: dict[str, App],
-        journal: Journal,
-        pace: Pace,
-        take_status: Callable[[], Status],
-        reload_apps: Callable[[Sequence[str]], dict[str, Begun]],
-        begin_stop: Callable[[str], None],
-    ) -> None:
+    def __init__(self, apps: dict[str, App], journal: Journal, pace: Pace, deeds: Deeds) -> None:
         self._apps = apps
         self._journal = journal
         self._pace = pace
-        self.status = take_status
-        self._reload = reload_apps
-        self._begin_stop = begin_stop
+        self.status = deeds.status
+        self._reload = deeds.reload
+        self._begin_stop = deeds.stop
+        self._upgrade = deeds.upgrade
 
     def metrics(self) -> str:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
@@ -132,6 +136,12 @@ class MasterSupervision:
             if slot is None or worker.slot == slot
         ]
         return [worker.pid for worker in workers if worker.signal(number)]
+
+    def upgrade(self) -> UpgradeStatus:
+        return self._upgrade.begin()
+
+    def last_upgrade(self) -> UpgradeStatus | None:
+        return self._upgrade.status
 
     def shutdown(self) -> None:
         self._begin_stop("shutdown was asked for")

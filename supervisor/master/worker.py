@@ -17,11 +17,13 @@ from typing import Protocol
 
 from supervisor.config.settings import Interface
 from supervisor.errors import ProtocolError
+from supervisor.kernel import procfs
 from supervisor.kernel.board import Board, Cell
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.process import Ended
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.stacks import StackRecord
+from supervisor.master import record
 from supervisor.master.children import Child, Children
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
@@ -68,8 +70,11 @@ class Worker:
     ) -> None:
         self._owner = owner
         self._reactor = reactor
+        self._journal = journal
         self._board = board
+        self._app = app
         self._child: Child | None = None
+        self._started = 0  # when its process was, in clock ticks
         self._search: tuple[Children, str] | None = None  # why the answer to its fork was lost, and who waits for it
         self._why = ""  # what it said, or was done to it, that explains its end
         self._is_doomed = False  # its end was ordered
@@ -127,7 +132,10 @@ class Worker:
 
     def born(self, children: Children, pid: int) -> None:
         """It is this process."""
+        if self._child is not None:  # found before its spawner could tell
+            return
         self.pipes.pid = pid
+        self._started = procfs.start_ticks(pid) or 0
         self._child = children.watch(pid, self._on_end)
         self._owner.on_worker_born(self)
         if self._is_doomed:
@@ -135,6 +143,61 @@ class Worker:
         early, self._early = self._early, []
         for message in early:
             self._owner.on_worker_message(self, message)
+        if self._search is not None:
+            self._search = None
+            children.fork_is_known()
+
+    def state(self) -> record.Worker:
+        """All that a master which goes on with it has to know."""
+        return record.Worker(
+            number=self.number,
+            slot=self.slot,
+            generation=self.generation,
+            row=self.row_number,
+            began=self.began,
+            channel=self._channel.fileno(),
+            pipes=self.pipes.state(),
+            stacks=self._stacks.fd,
+            pid=self.pid,
+            started=self._started,
+            why=self._why,
+            is_doomed=self._is_doomed,
+            waiting_for=self._waiting_for,
+            boot_failure=self.boot_failure,
+            early=tuple(map(encode, self._early)),
+            is_leaving=self.is_leaving,
+            is_admitted=self.is_admitted,
+            interface=self.interface,
+            limits=self.limits,
+            dropped=self._dropped,
+        )
+
+    def resume(self, kept: record.Worker) -> None:
+        """Be this worker, that an earlier master has asked for, in place of the one that was wanted. `find` is next."""
+        self._theirs.close()
+        self._close_channel()
+        self._stacks.close()
+        self.pipes.close()
+        self._board.release(self.row_number)
+        self.row_number = kept.row
+        self.row = self._board.row(kept.row)
+        self.pipes = Pipes(self._reactor, self._journal, self._app, self.generation, self.slot, kept.pipes)
+        self._stacks = StackRecord("", kept.stacks)
+        self._why, self._is_doomed, self._waiting_for = kept.why, kept.is_doomed, kept.waiting_for
+        self._dropped, self._started = kept.dropped, kept.started
+        self.began, self.boot_failure, self.interface = kept.began, kept.boot_failure, kept.interface
+        self.is_leaving, self.is_admitted, self.limits = kept.is_leaving, kept.is_admitted, kept.limits
+        self._early = list(map(from_worker, kept.early))
+        if kept.channel >= 0:
+            self._channel = Channel.from_fd(kept.channel)
+            self._reactor.add_reader(self._channel.fileno(), self._on_message)
+
+    def find(self, children: Children, pid: int) -> None:
+        """Watch the process that it has had under an earlier master, whether it still runs or not."""
+        self.pipes.pid = pid
+        self._child = children.watch_again(pid, self._started, self._on_end)
+        if self._is_doomed:
+            self._child.kill()
 
     def not_asked_for(self, reason: str) -> None:
         """It is not wanted any more, or can't be had, before its fork was asked for."""
@@ -235,10 +298,7 @@ class Worker:
 
     def _look_for_it(self) -> None:
         if self._search is not None and (pid := self.row[Cell.PID]):
-            children, _reason = self._search
-            self._search = None
-            self.born(children, pid)
-            children.fork_is_known()
+            self.born(self._search[0], pid)
 
     def _on_silence(self) -> None:
         """The channel has ended: so has the worker, or it never was."""

@@ -90,6 +90,18 @@ class Begun(msgspec.Struct, frozen=True):
     number: int
 
 
+class UpgradeStatus(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """The last upgrade of the master in place. `number` counts them from 1; versions are holdfast's."""
+
+    number: int
+    from_: str
+    to: str = ""  # known once the new code has answered
+    verdict: Literal["running", "done", "refused"] = "running"
+    reason: str = ""  # of a refusal, or what is waited for
+    seconds: float = 0.0
+    began: float = 0.0  # CLOCK_MONOTONIC seconds
+
+
 class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One app."""
 

@@ -232,5 +232,5 @@ def handed_over(data: bytes) -> HandOver:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a message between holdfast's processes: {error}") from error

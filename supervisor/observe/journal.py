@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor.config.settings import LogFormat
@@ -86,6 +86,16 @@ class Journal:
     def recent(self) -> Sequence[Event]:
         """The last 1,000 events, oldest first."""
         return tuple(self._recent)
+
+    def unwritten(self) -> dict[str, bytes]:
+        """By stream, what its reader has not taken yet."""
+        return {name: sink.unwritten() for name, sink in self._sinks.items()}
+
+    def resume(self, events: Sequence[Event], unwritten: Mapping[str, bytes]) -> None:
+        """Go on with what an earlier master remembered, and had not written yet."""
+        self._recent.extend(events)
+        for name, sink in self._sinks.items():
+            sink.write_first(unwritten.get(name, b""))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with every event from now on; the result ends that, and may be called twice.

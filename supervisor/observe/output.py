@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from supervisor.kernel.reactor import Reactor
+from supervisor.messages.state import Stream
 
 MAX_LINE = 16 * 1024  # bytes
 CUT = "…"  # ends a piece of a line that was too long, and begins the next piece
@@ -26,10 +27,15 @@ class LineSplitter:
     A line longer than `limit` bytes comes out in pieces, never cut inside a character, with `CUT` at every cut.
     """
 
-    def __init__(self, limit: int = MAX_LINE) -> None:
+    def __init__(self, limit: int = MAX_LINE, rest: bytes = b"", *, continues: bool = False) -> None:
         self._limit = limit
-        self._rest = b""
-        self._continues = False
+        self._rest = rest
+        self._continues = continues
+
+    @property
+    def unfinished(self) -> tuple[bytes, bool]:
+        """The beginning of a line whose end has not come yet, and whether it goes on a piece that came out already."""
+        return self._rest, self._continues
 
     def feed(self, data: bytes) -> list[str]:
         """The lines, and pieces of a too long line, that `data` completes."""
@@ -66,24 +72,25 @@ class LineSplitter:
 class OutputReader:
     """Reads one pipe on the reactor and calls `on_line` with each line, then `on_end` once, at the pipe's end.
 
-    Takes over the read end `fd`, and closes it at the end or with `close`.
+    Takes over the read end of `stream`, and closes it at the end or with `close`.
     """
 
     def __init__(
         self,
         reactor: Reactor,
-        fd: int,
+        stream: Stream,
         on_line: Callable[[str], None],
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        os.set_blocking(fd, False)
         self._reactor = reactor
-        self._fd = fd
+        self._fd = stream.fd
         self._on_line = on_line
         self._on_end = on_end
-        self._splitter = LineSplitter()
-        self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
-        reactor.add_reader(fd, self._on_readable)
+        self._splitter = LineSplitter(rest=stream.rest, continues=stream.continues)
+        self._kept: deque[str] = deque(stream.kept, maxlen=_KEPT_LINES)
+        if self.is_open:
+            os.set_blocking(self._fd, False)
+            reactor.add_reader(self._fd, self._on_readable)
 
     @property
     def is_open(self) -> bool:
@@ -94,6 +101,11 @@ class OutputReader:
     def last_lines(self) -> tuple[str, ...]:
         """The last 50 lines, oldest first, each shortened to 1,024 characters."""
         return tuple(self._kept)
+
+    def state(self) -> Stream:
+        """What a reader that goes on from here has to know."""
+        rest, continues = self._splitter.unfinished
+        return Stream(fd=self._fd, rest=rest, continues=continues, kept=self.last_lines)
 
     def drain(self) -> None:
         """Take what lies in the pipe now and stay open: a command that its writer left running may still print."""

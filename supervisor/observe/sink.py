@@ -57,9 +57,19 @@ class Sink:
         while self._waiting > self._limit:
             self._waiting -= len(self._lines.popleft())
             self._count_dropped(1, f"the reader of {self.name} is too slow")
-        if not self._is_blocked and not self._flush():
-            self._is_blocked = True
-            self._reactor.add_writer(self._fd, self._on_writable)
+        self._write_out()
+
+    def unwritten(self) -> bytes:
+        """What waits to be written, as bytes for `write_first` of a sink that goes on from here."""
+        if self._dropped:
+            notice = self.notice(f"{self._dropped} lines dropped: {self._why}")
+            return b"".join([self._chunk, notice, *self._lines])
+        return b"".join([self._chunk, *self._lines])
+
+    def write_first(self, data: bytes) -> None:
+        """Write this before anything else; it may begin in the middle of a line."""
+        self._chunk = data + self._chunk
+        self._write_out()
 
     def close(self, timeout: float = 1.0) -> None:
         """Write what waits, for at most `timeout` seconds, and close our own descriptor, not the one given."""
@@ -73,6 +83,11 @@ class Sink:
             poll.poll(left * 1000)
         self._close()
         self._fd, self._write = -1, len
+
+    def _write_out(self) -> None:
+        if not self._is_blocked and not self._flush():
+            self._is_blocked = True
+            self._reactor.add_writer(self._fd, self._on_writable)
 
     def _on_writable(self) -> None:
         if self._flush():

@@ -23,7 +23,7 @@ from typing import Literal
 import uvloop
 
 from supervisor.config.settings import AppSettings, Interface, LogFormat
-from supervisor.errors import AppError
+from supervisor.errors import AppError, ProtocolError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.memory import let_go_of_zeros
@@ -43,6 +43,7 @@ from supervisor.messages.wire import (
     Probed,
     Ready,
     ReopenLogs,
+    ToWorker,
     Waiting,
     encode,
     to_worker,
@@ -292,7 +293,10 @@ class Worker:
                 self._leave(Drain(self._seat.settings.drain_timeout, None, sweep=True))
                 return
             data, fds = received
-            message = to_worker(data)
+            try:
+                message: ToWorker | None = to_worker(data)
+            except ProtocolError:  # a newer master's, who does without an answer
+                message = None
             if isinstance(message, ReopenLogs) and self._access is not None:
                 self._access.reopen(fds.pop())
             elif isinstance(message, Drain):

@@ -32,6 +32,7 @@ from supervisor.messages.status import (
     SlotState,
     Status,
     Totals,
+    UpgradeStatus,
     WorkerStatus,
 )
 
@@ -81,6 +82,8 @@ class Scene:
         self.listeners: list[Callable[[Event], None]] = []
         self.history: list[Event] = []
         self.next_pid = 3000
+        self.last: UpgradeStatus | None = None
+        self.outcome = {"verdict": "done", "to": "0.2.0"}
         self.on_shutdown: Callable[[], None] = lambda: None
         self.plot: Callable[[str, int], None] = self.commit
         self.boot: Callable[[str], None] = self.come_up
@@ -148,6 +151,16 @@ class Scene:
         self.stopping = True
         self.emit("master.stopping", "asked to by holdfastctl")
         self.on_shutdown()
+
+    def upgrade(self) -> UpgradeStatus:
+        self.calls.append(("upgrade",))
+        self.last = UpgradeStatus(number=1 + (self.last.number if self.last else 0), from_="0.1.0")
+        done = msgspec.structs.replace(self.last, seconds=0.3, **self.outcome)
+        self.later(0.3, lambda: setattr(self, "last", done))
+        return self.last
+
+    def last_upgrade(self) -> UpgradeStatus | None:
+        return self.last
 
     def recent_events(self) -> Sequence[Event]:
         return list(self.history)
@@ -265,6 +278,9 @@ class Scene:
         self.begin(name, to)
         self.later(0.3, lambda: self.end(name, to, "roll.committed"))
 
+    def bad_code(self, name: str, to: int) -> None:
+        """Nothing rolls: upgrades are refused."""
+
     def endless(self, name: str, to: int) -> None:
         """A roll that does not end while anyone looks."""
         self.begin(name, to)
@@ -337,6 +353,8 @@ def main(path: str, plot: str = "commit") -> None:
 
     reactor = Reactor(crash)
     scene = Scene(reactor)
+    if plot == "bad_code":
+        scene.outcome = {"verdict": "refused", "reason": "it does not start"}
     setattr(scene, "boot" if plot.endswith("start") else "plot", getattr(scene, plot))
     listener = listen(path)
     server = ControlServer(listener, reactor, scene)

@@ -258,6 +258,19 @@ def test_ctrl_c_leaves_the_roll_running_and_says_so(start_master: StartMaster, p
     assert roll.verdict == "running"
 
 
+def test_an_upgrade_is_waited_for_and_tells_the_versions(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("upgrade")
+    assert (done.returncode, done.stdout) == (0, "holdfast 0.1.0 -> 0.2.0, in 0.3 s\n")
+
+
+def test_an_upgrade_that_is_refused_is_exit_1_with_the_reason(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master("bad_code")
+    done = ctl("upgrade")
+    assert done.returncode == 1
+    assert done.stderr.endswith("not upgraded, all goes on as before: it does not start\n")
+
+
 def test_rollback_is_followed_like_a_reload(start_master: StartMaster, ctl: Ctl) -> None:
     start_master()
     done = ctl("rollback", "web")
@@ -338,7 +351,9 @@ def test_a_command_line_that_cannot_be_meant_is_exit_2_in_a_line(ctl: Ctl, words
     assert done.stderr.startswith("holdfastctl: ")
 
 
-@pytest.mark.parametrize("command", ["status", "version", "pid", "reload", "events", "shutdown", "start web"])
+@pytest.mark.parametrize(
+    "command", ["status", "version", "pid", "reload", "events", "shutdown", "start web", "upgrade"]
+)
 def test_without_a_master_every_command_is_exit_4_in_a_line(ctl: Ctl, command: str) -> None:
     done = ctl(*command.split())
     assert done.returncode == 4
@@ -350,7 +365,7 @@ def test_without_a_master_every_command_is_exit_4_in_a_line(ctl: Ctl, command: s
     "command",
     [
         *("status", "status web", "pid", "pid web", "version", "start api", "stop web", "restart web", "reload"),
-        *("reload web --no-wait", "scale web 3", "signal USR1 web", "shutdown", "rollback web", "rolls"),
+        *("reload web --no-wait", "scale web 3", "signal USR1 web", "shutdown", "rollback web", "rolls", "upgrade"),
     ],
 )
 def test_every_command_speaks_json_in_one_object(start_master: StartMaster, ctl: Ctl, command: str) -> None:
@@ -381,7 +396,7 @@ def test_help_lists_what_exists_and_nothing_else(ctl: Ctl) -> None:
     listed = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
         *("events", "pid", "reload", "restart", "rollback", "rolls", "scale", "shutdown", "signal", "start"),
-        *("status", "stop", "version"),
+        *("status", "stop", "upgrade", "version"),
     ]
 
 

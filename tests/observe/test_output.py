@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.kernel.reactor import Reactor
+from supervisor.messages.state import Stream
 from supervisor.observe.output import CUT, MAX_LINE, LineSplitter, OutputReader
 from tests.kernel.conftest import Until
 
@@ -80,7 +81,7 @@ def test_nothing_is_lost(lines: list[str], limit: int) -> None:
 def test_lines_and_the_partial_last_one_arrive_then_the_end(reactor: Reactor, until: Until) -> None:
     read_end, write_end = os.pipe()
     seen: list[str] = []
-    reader = OutputReader(reactor, read_end, seen.append, lambda: seen.append("END"))
+    reader = OutputReader(reactor, Stream(fd=read_end), seen.append, lambda: seen.append("END"))
     os.write(write_end, b"one\ntwo\nthr")
     until(lambda: seen == ["one", "two"] and reader.is_open)
     os.write(write_end, b"ee")
@@ -95,7 +96,7 @@ def test_lines_and_the_partial_last_one_arrive_then_the_end(reactor: Reactor, un
 def test_what_a_process_prints_arrives_to_the_last_line(reactor: Reactor, until: Until) -> None:
     read_end, write_end = os.pipe()
     seen: list[str] = []
-    reader = OutputReader(reactor, read_end, seen.append)
+    reader = OutputReader(reactor, Stream(fd=read_end), seen.append)
     with subprocess.Popen(["seq", "1", "50000"], stdout=write_end):
         os.close(write_end)
         until(lambda: not reader.is_open)
@@ -110,7 +111,7 @@ def test_a_chatty_process_leaves_the_others_their_turn(reactor: Reactor) -> None
     other = os.eventfd(1)
     with subprocess.Popen(["yes", "x" * 1000], stdout=write_end) as chatty:
         os.close(write_end)
-        reader = OutputReader(reactor, read_end, lines.append)
+        reader = OutputReader(reactor, Stream(fd=read_end), lines.append)
         reactor.add_reader(other, lambda: turns.append("other"))
         reactor.call_later(0.3, reactor.stop)
         reactor.run()
@@ -126,7 +127,7 @@ def test_a_chatty_process_leaves_the_others_their_turn(reactor: Reactor) -> None
 def test_closing_takes_what_lies_in_the_pipe_though_somebody_holds_it(reactor: Reactor, pipe: Pipe) -> None:
     read_end, write_end = pipe
     seen: list[str] = []
-    reader = OutputReader(reactor, read_end, seen.append, lambda: seen.append("END"))
+    reader = OutputReader(reactor, Stream(fd=read_end), seen.append, lambda: seen.append("END"))
     os.write(write_end, b"last\nwords")
     reader.close()
     reader.close()
@@ -136,7 +137,7 @@ def test_closing_takes_what_lies_in_the_pipe_though_somebody_holds_it(reactor: R
 def test_draining_takes_what_lies_in_the_pipe_and_leaves_it_open(reactor: Reactor, until: Until, pipe: Pipe) -> None:
     read_end, write_end = pipe
     seen: list[str] = []
-    reader = OutputReader(reactor, read_end, seen.append)
+    reader = OutputReader(reactor, Stream(fd=read_end), seen.append)
     os.write(write_end, b"one\ntw")
     reader.drain()
     assert seen == ["one"]
@@ -151,7 +152,7 @@ def test_draining_ends_though_somebody_goes_on_writing(reactor: Reactor) -> None
     read_end, write_end = os.pipe()
     with subprocess.Popen(["yes"], stdout=write_end) as endless:
         os.close(write_end)
-        reader = OutputReader(reactor, read_end, lambda line: None)
+        reader = OutputReader(reactor, Stream(fd=read_end), lambda line: None)
         reader.drain()
         endless.kill()
     reader.close()
@@ -168,19 +169,19 @@ def test_closing_takes_all_that_a_full_pipe_holds(reactor: Reactor, pipe: Pipe) 
     except BlockingIOError:
         pass
     seen: list[str] = []
-    OutputReader(reactor, read_end, seen.append).close()
+    OutputReader(reactor, Stream(fd=read_end), seen.append).close()
     assert len(seen) * 1024 == written
 
 
 def test_closing_an_empty_pipe_ends_it(reactor: Reactor, pipe: Pipe) -> None:
     ends: list[str] = []
-    OutputReader(reactor, pipe[0], ends.append, lambda: ends.append("END")).close()
+    OutputReader(reactor, Stream(fd=pipe[0]), ends.append, lambda: ends.append("END")).close()
     assert ends == ["END"]
 
 
 def test_the_last_lines_are_kept_short(reactor: Reactor, pipe: Pipe) -> None:
     read_end, write_end = pipe
-    reader = OutputReader(reactor, read_end, lambda line: None)
+    reader = OutputReader(reactor, Stream(fd=read_end), lambda line: None)
     os.write(write_end, b"x" * 5000 + b"\n")
     reader.close()
     assert reader.last_lines == ("x" * 1024,)
@@ -189,9 +190,29 @@ def test_the_last_lines_are_kept_short(reactor: Reactor, pipe: Pipe) -> None:
 def test_a_terminal_that_hangs_up_is_an_end(reactor: Reactor, until: Until) -> None:
     ours, theirs = os.openpty()
     seen: list[str] = []
-    reader = OutputReader(reactor, ours, seen.append)
+    reader = OutputReader(reactor, Stream(fd=ours), seen.append)
     os.write(theirs, b"on a terminal\n")
     until(lambda: seen)
     os.close(theirs)
     until(lambda: not reader.is_open)
     assert seen == ["on a terminal"]
+
+
+def test_a_line_of_which_the_beginning_was_read_by_another_reader_comes_out_whole(
+    reactor: Reactor, until: Until, pipe: Pipe
+) -> None:
+    read_end, write_end = pipe
+    first: list[str] = []
+    reader = OutputReader(reactor, Stream(fd=read_end), first.append)
+    os.write(write_end, b"whole\n" + b"x" * (MAX_LINE + 1))
+    until(lambda: len(first) == 2)
+    state = reader.state()
+    reactor.remove_reader(read_end)
+    second: list[str] = []
+    successor = OutputReader(reactor, state, second.append)
+    os.write(write_end, b" end\n")
+    until(lambda: second)
+    assert first == ["whole", "x" * MAX_LINE + CUT]
+    assert second == [f"{CUT}x end"]
+    assert successor.last_lines[0] == "whole"
+    successor.close()

@@ -312,3 +312,30 @@ def test_two_sinks_may_share_one_pipe(sink_to: Maker) -> None:
     assert fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK == 0
     os.close(reader)
     os.close(writer)
+
+
+def test_what_was_not_written_yet_is_written_first_by_another_sink_and_no_line_is_cut(
+    sink_to: Maker, reactor: Reactor, until: Until
+) -> None:
+    reader, writer = make_pipe()
+    sink = sink_to(writer)
+    expected = b"".join(number(i) for i in range(3000))
+    for i in range(2000):
+        sink.write(number(i))
+    left = sink.unwritten()
+    assert left
+    reactor.remove_writer(sink._fd)  # as an execv does
+    successor = sink_to(writer)
+    successor.write_first(left)
+    for i in range(2000, 3000):
+        successor.write(number(i))
+    got = bytearray()
+
+    def read() -> bool:
+        got.extend(read_available(reader))
+        return len(got) >= len(expected)
+
+    until(read)
+    assert bytes(got) == expected
+    os.close(reader)
+    os.close(writer)

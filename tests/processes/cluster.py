@@ -198,8 +198,13 @@ class Cluster:
 
     def ctl(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """`holdfastctl ARGUMENTS` against this cluster."""
-        command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.ctl())", "-s", self.control]
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+        command = [*self.ctl_command, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+    @property
+    def ctl_command(self) -> list[str]:
+        """`holdfastctl` against this cluster; arguments may follow."""
+        return [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.ctl())", "-s", self.control]
 
     def status(self) -> dict[str, Any]:
         """The contract's object; empty while no master answers."""
