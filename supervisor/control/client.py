@@ -26,6 +26,8 @@ TIMEOUT = 10.0  # seconds until a call gives up
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_LINE = 16 * 1024 * 1024
 
+_TIMEVAL = struct.Struct("@ll")  # seconds, microseconds; see socket(7), SO_SNDTIMEO
+
 T = TypeVar("T")
 
 
@@ -310,13 +312,21 @@ class _Exchange:
         return event
 
     def _connect(self) -> None:
+        """Wait for a place in the socket's queue, where there is a crowd before it.
+
+        Python makes a socket with a timeout non-blocking, and then the kernel does not wait but refuses (EAGAIN).
+        """
         while True:
             self._within_deadline()
-            try:
+            left = self._sock.gettimeout()
+            self._sock.settimeout(None)
+            if left is not None:
+                self._sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*divmod(max(1, int(left * 1e6)), 10**6))
+                )
+            with contextlib.suppress(BlockingIOError):
                 self._sock.connect(self._path)
                 return
-            except BlockingIOError:  # its queue is full; unlike TCP, a unix socket doesn't wait when it has a timeout
-                time.sleep(0.02)
 
     def _within_deadline(self) -> None:
         if self.deadline is None:

@@ -43,6 +43,8 @@ else:
 
 READ_BYTES = 1024  # a body in chunks of one byte each takes 0.7 ms to parse; also how far a head may pass MAX_HEAD
 MAX_HEAD = 16 * 1024
+MAX_FIELDS = 100  # in a head, about: h11 has no limit, and takes 4 ms for what fits into MAX_HEAD
+MAX_TRAILER = 1024
 MAX_BODY = 64 * 1024
 MAX_PIECE = 64 * 1024  # of a stream of events, framed at once
 REQUEST_TIMEOUT = 5.0
@@ -107,7 +109,7 @@ class Connection:
         self.has_asked = False  # for anything, ever
         self._timer: Timer | None = None
         self._expect(REQUEST_TIMEOUT)
-        lane.add_reader(sock.fileno(), self._on_readable)
+        lane.add_reader(sock.fileno(), self.on_readable)
 
     @property
     def has_output(self) -> bool:
@@ -192,7 +194,8 @@ class Connection:
 
     # Reading
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
+        """Take what has come, READ_BYTES of it at most. Never blocks, never raises."""
         try:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -220,9 +223,17 @@ class Connection:
             status = wrong.error_status_hint
             self._answer(error(status, "the request's head is too long" if status == 431 else f"{wrong}"), last=True)
             return
-        if self._phase is Phase.READING and self._http.they_are_waiting_for_100_continue:
+        if self._phase is Phase.READING and (refusal := self._excess(self._http.trailing_data[0])):
+            self._answer(error(431, refusal), last=True)
+        elif self._phase is Phase.READING and self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
             self._lane.add_writer(self._sock.fileno(), self.flush)
+
+    def _excess(self, unparsed: bytes) -> str:
+        """What is wrong with a head, or the end of a body in chunks, that goes on for too long; empty if nothing is."""
+        if self._head is None:
+            return f"more than {MAX_FIELDS} header fields" if unparsed.count(b"\n") > MAX_FIELDS else ""
+        return "the trailer is too long" if len(unparsed) > MAX_TRAILER else ""
 
     def _take(self, event: object) -> None:
         if isinstance(event, h11.Request):
@@ -309,7 +320,7 @@ class Connection:
     def _next_request(self) -> None:
         self._head = None
         self._body.clear()
-        self._lane.add_reader(self._sock.fileno(), self._on_readable)
+        self._lane.add_reader(self._sock.fileno(), self.on_readable)
         if self._last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._phase = Phase.LINGERING
             self._expect(LINGER_TIMEOUT)

@@ -2,8 +2,8 @@
 
 Invariants:
 - Only a permitted user's request reaches the master, and at most MAX_CLIENTS are served at once.
-- Neither a crowd, nor what it does, nor a shortage of descriptors keeps the master from its work: everything here runs
-  in a `Lane`.
+- Neither a crowd, nor what it does, nor a shortage of descriptors keeps the master from its work: a turn of its loop
+  has ACCEPT_BUDGET for those who come, and for those who are in what the `Lane` has.
 - A newcomer who may come in gets in. If that takes another's place, it is one of somebody who has asked for nothing
   yet, or else has kept the master waiting longest.
 
@@ -29,6 +29,7 @@ from supervisor.kernel.reactor import Reactor
 MAX_CLIENTS = 64
 MAX_OF_A_USER = 48  # so that root, or the instance's own user, gets in whatever another's clients do
 MAX_REFUSED = 64  # being told so at once; beyond it they are just closed
+ACCEPT_BUDGET = 0.001  # seconds at once
 SHORTAGE_PAUSE = 1.0  # seconds without accepting when the kernel has no descriptor or memory left
 CLOSE_GRACE = 0.25  # seconds for the last answers to leave
 
@@ -52,7 +53,7 @@ class ControlServer:
         self._refused: set[Connection] = set()
         self._answering = 0
         self._closed = False
-        self._lane.add_reader(listener.fileno(), self._on_connection)
+        reactor.add_reader(listener.fileno(), self._on_connection)  # the lane is for those who are in
 
     @property
     def is_busy(self) -> bool:
@@ -83,7 +84,7 @@ class ControlServer:
         """
         if not self._closed:
             self._closed = True
-            self._lane.remove_reader(self._listener.fileno())
+            self._reactor.remove_reader(self._listener.fileno())
             self._listener.close()
         if self._answering:
             self._reactor.call_later(0, self._finish)
@@ -119,18 +120,26 @@ class ControlServer:
             self._answering -= 1
 
     def _on_connection(self) -> None:
+        """Take those who wait, for a moment."""
         if import_next():
             return  # the one who waits is still there in the next turn
+        ends = self._reactor.now() + ACCEPT_BUDGET
+        while not self._closed and self._accept() and self._reactor.now() < ends:
+            pass
+
+    def _accept(self) -> bool:
+        """Let one more in. False when nobody waits, or can be taken."""
         try:
             sock, _address = self._listener.accept()
         except (BlockingIOError, ConnectionError):
-            return
+            return False
         except OSError as shortage:
             if shortage.errno not in _SHORTAGES:
                 raise
             self._pause()
-            return
+            return False
         self._admit(sock)
+        return True
 
     def _admit(self, sock: socket.socket) -> None:
         peer = access.peer_of(sock)
@@ -138,9 +147,14 @@ class ControlServer:
         if granted is Access.NONE:
             text = f"user {peer.uid} may not control this instance; its own user and root may"
             self._refuse(sock, error(403, text))
-        else:
-            self._make_place(peer)
-            self._clients[self._connection(sock, granted, self._leave)] = peer
+            return
+        if _has_left(sock):
+            sock.close()
+            return
+        self._make_place(peer)
+        connection = self._connection(sock, granted, self._leave)
+        self._clients[connection] = peer
+        connection.on_readable()  # most have sent it all while they waited, and need not wait for places to change
 
     def _make_place(self, peer: Peer) -> None:
         """For one more client of this user, by closing one that has kept us waiting if there is no other way.
@@ -175,9 +189,19 @@ class ControlServer:
 
     def _pause(self) -> None:
         """The listener stays readable while descriptors are short: without a pause the loop would spin on it."""
-        self._lane.remove_reader(self._listener.fileno())
-        self._lane.call_later(SHORTAGE_PAUSE, self._resume)
+        self._reactor.remove_reader(self._listener.fileno())
+        self._reactor.call_later(SHORTAGE_PAUSE, self._resume)
 
     def _resume(self) -> None:
         if not self._closed:
-            self._lane.add_reader(self._listener.fileno(), self._on_connection)
+            self._reactor.add_reader(self._listener.fileno(), self._on_connection)
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Whether a client has gone without a word while it waited: the cheapest are the most."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

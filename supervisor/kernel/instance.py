@@ -26,7 +26,7 @@ from supervisor.kernel.sockets import Listener, check_unix_path, open_unix
 
 CONTROL_MODE = 0o600
 GROUP_MODE = 0o660
-_CONTROL_BACKLOG = 1024  # the master takes them one at a time, and whoever finds no place in the queue has to try again
+_CONTROL_BACKLOG = 256  # who finds no place has to try again, and who finds one waits for all before him
 _MAX_SLUG = 32
 
 

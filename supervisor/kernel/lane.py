@@ -13,7 +13,7 @@ from collections import deque
 
 from supervisor.kernel.reactor import Callback, Descriptors, Reactor, Timer
 
-BUDGET = 0.002  # seconds
+BUDGET = 0.001  # seconds
 
 
 class Lane(Descriptors):

@@ -273,3 +273,19 @@ def test_what_a_follower_sends_is_ignored(live: Stage) -> None:
         sock.sendall(b"garbage" * 1000)
         live.run(lambda: live.scene.emit("log", "still here"))
         assert b"still here" in read_until(sock, b"}\n")
+
+
+@pytest.mark.parametrize("fields", [101, 4000])
+def test_a_head_of_countless_fields_is_a_431(live: Stage, fields: int) -> None:
+    answer = talk(live.path, get("/status", *["a: b"] * fields, "connection: close"))
+    assert status_of(answer) == (200 if fields < 400 else 431)  # 1 KiB is read at once, so a few more may pass
+
+
+def test_a_body_of_many_lines_is_no_head_of_many_fields(live: Stage) -> None:
+    body = b'{\n\n\n"target":\n"api"' + b"\n" * 5000 + b"}"
+    assert status_of(talk(live.path, post("/start", body, "connection: close"))) == 202
+
+
+def test_an_endless_trailer_is_a_431(live: Stage) -> None:
+    head = b"POST /start HTTP/1.1\r\nhost: .\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    assert status_of(talk(live.path, head + b"a: b\r\n" * 2000)) == 431
