@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import venv
 from pathlib import Path
 from typing import Any
@@ -155,6 +159,44 @@ def test_a_release_brings_its_own_packages_in_its_own_venv(deployment: Deploymen
         venvs.append(deployment.make_venv(2, "2.0"))
         assert cluster.roll()["verdict"] == "committed"
         assert (about(cluster)["dep"], about(cluster)["prefix"]) == ("2.0", str(venvs[1]))
+        assert cluster.log.count("Traceback") == 0
+
+
+def other_python() -> Path:
+    """An interpreter of another version that holdfast runs on, beside ours or on PATH; skips when there is none."""
+    ours = sys.version_info[:2]
+    names = [f"python3.{minor}" for minor in range(11, 20) if (3, minor) != ours]
+    beside = [path for name in names for path in Path(sys.base_prefix).parent.glob(f"*/bin/{name}")]
+    found = [*beside, *(Path(path) for name in names if (path := shutil.which(name)))]
+    for python in found:
+        asked = subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+        if asked.returncode == 0:
+            return python
+    pytest.skip("there is no Python of another version on this machine")
+
+
+@pytest.mark.timeout(300)  # it installs packages
+def test_a_roll_brings_another_version_of_python_and_the_next_one_the_old_again(deployment: Deployment) -> None:
+    python = other_python()
+    deployment.deploy(1)
+    deployment.make_venv(1, "1.0")
+    with deployment.cluster(python=".venv/bin/python") as cluster:
+        assert about(cluster)["version"] == list(sys.version_info[:2])
+        folder = deployment.put(2)
+        subprocess.run([python, "-m", "venv", folder / ".venv"], check=True)
+        deployment.move(2)
+        refused = cluster.roll()
+        assert refused["verdict"] == "rolled_back"
+        _, _, remedy = refused["reason"].partition("install it there: pip install ")
+        pip = [str(folder / ".venv/bin/python"), "-m", "pip", "install", "-q", *shlex.split(remedy)]
+        subprocess.run(pip, check=True, timeout=240)
+        assert cluster.roll()["verdict"] == "committed"
+        told = about(cluster)
+        assert (told["release"], told["version"]) == ("release 2", [3, int(python.name.partition(".")[2])])
+        deployment.deploy(3)
+        deployment.make_venv(3, "1.0")
+        assert cluster.roll()["verdict"] == "committed"
+        assert about(cluster)["version"] == list(sys.version_info[:2])
         assert cluster.log.count("Traceback") == 0
 
 
