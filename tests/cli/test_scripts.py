@@ -184,6 +184,7 @@ def test_all_checks_run_and_tests_of_processes_come_last_and_alone(machine: Mach
         "== mypy",
         "== mypy scripts/bench scripts/benchmarks",
         "== mypy scripts/roll_under_load",
+        "== mypy scripts/torture scripts/torments",
         "== mypy scripts/fuzzing",
         "== lint-imports",
         "== pytest -n 2 --ignore=tests/processes",
