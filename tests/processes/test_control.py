@@ -1,4 +1,4 @@
-"""A running cluster asked and told things, by holdfastctl and by signals: issue 2, points 6, 9 and 13."""
+"""A running cluster asked and told things, by holdfastctl and by signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First starts that fail, and what stands in the way of one: issue 2, point 7."""
+"""First starts that fail, and what stands in the way of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that use themselves up, and what is sampled of all of them: issue 2, point 8."""
+"""Workers that use themselves up, and what is sampled of all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster holds while nobody asks anything of it: issue 2, point 17, with room for other versions of things.
+"""What a cluster holds while nobody asks anything of it, with room for other versions of things.
 
 Counted is what this cluster's processes share among themselves. What they share with strangers, such as the test's own
 Python, counts in full, which the kernel's own proportional size does not.

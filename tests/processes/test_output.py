@@ -1,4 +1,4 @@
-"""What the supervisor says and what it carries: issue 2, point 13, and the reopening of logs."""
+"""What the supervisor says and what it carries, and the reopening of logs."""
 
 from __future__ import annotations
 

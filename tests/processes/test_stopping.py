@@ -1,4 +1,4 @@
-"""Ways to end, and what is left after them (nothing): issue 2, point 9."""
+"""Ways to end, and what is left after them (nothing)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers and spawners that die, once or again and again: issue 2, point 6, and a spawner's part of point 9."""
+"""Workers and spawners that die, once or again and again."""
 
 from __future__ import annotations
 
