@@ -72,6 +72,9 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight: int = 1000
     grow_after: float = 5.0
     shrink_after: float = 60.0
+    stall_warn: float = 0.5  # 0: never, as the next two
+    stall_timeout: float = 30.0
+    request_warn: float = 10.0
     max_restarts: int = 5  # within a minute
     max_connections: int = 16384
     lag_limit: float = 0.25  # 0: none

@@ -24,7 +24,7 @@ from supervisor.control.waiting import upgrade as upgrade_master
 from supervisor.errors import RefusedError, UsageError, UserError
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
-from supervisor.observe.render import render_json, render_text
+from supervisor.observe.render import render_json, render_stack, render_text
 
 
 class Session:
@@ -295,7 +295,8 @@ def _show(terminal: Terminal, snapshot: Status, apps: dict[str, AppStatus]) -> N
 
 
 def _show_event(terminal: Terminal, event: Event) -> None:
-    terminal.raw(render_json(event).decode() if terminal.as_json else render_text(event, colour=terminal.has_colour))
+    text = render_text(event, colour=terminal.has_colour) + render_stack(event)
+    terminal.raw(render_json(event).decode() if terminal.as_json else text)
 
 
 def _shell(session: Session) -> int:

@@ -63,6 +63,7 @@ class Cell(enum.IntEnum):
     HANDED_OVER = 16  # connections given to another worker, which goes on with them
     DRAINED = 17  # connections that a leaving worker saw to their proper end: announced, or the client's own
     CONNECTIONS_CUT = 18  # connections ended under their clients because `drain_timeout` was over
+    STUCK_SINCE_NS = 19  # since when all WSGI threads are at the same requests; 0 when one is not
     # From here on: what has ended a request or a connection before its time, the HTTP that was broken or the setting.
     MALFORMED = 32
     NOT_IMPLEMENTED = 33

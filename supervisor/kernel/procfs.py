@@ -68,6 +68,15 @@ def start_ticks(pid: int) -> int | None:
     return int(data.rpartition(b")")[2].split()[19])  # the 22nd field; see `cpu_seconds`
 
 
+def state(pid: int) -> str | None:
+    """What it is doing, in the kernel's words: "R (running)", "T (stopped)", "D (disk sleep)"."""
+    data = _read(f"/proc/{pid}/status")
+    if data is None:
+        return None
+    _, _, rest = data.partition(b"\nState:")
+    return rest.partition(b"\n")[0].strip().decode("ascii", "replace") or None
+
+
 def command_line(pid: int) -> list[str] | None:
     """Its arguments; a process that has set a title shows the title as the only one."""
     data = _read(f"/proc/{pid}/cmdline")

@@ -15,6 +15,8 @@ import fcntl
 import os
 import signal
 
+SHOW = signal.SIGRTMAX - 4
+"""Asks a worker for its stacks: taken by Python code, as soon as the interpreter runs any in the main thread."""
 DUMP = signal.SIGRTMAX - 3
 """Asks a worker for its stacks: taken by faulthandler, at once, whatever the process does."""
 

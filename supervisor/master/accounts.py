@@ -74,6 +74,7 @@ class Accounts:
         self._forgotten = Counts()  # of generations that nobody asks for any more
         self._ended = dict.fromkeys(ENDED_BY, 0)
         self.restarts = 0
+        self.stalls = 0
         self.by_slot: dict[int, int] = {}  # restarts
 
     def state(self) -> record.Accounts:
@@ -128,7 +129,7 @@ class Accounts:
     def totals(self, living: Iterable[Worker]) -> Totals:
         counts = self.all(living)
         lost = counts.cut + counts.reset
-        return Totals(requests=counts.requests, shed=counts.shed, lost=lost, restarts=self.restarts)
+        return Totals(requests=counts.requests, shed=counts.shed, lost=lost, restarts=self.restarts, stalls=self.stalls)
 
 
 def _sum(living: Iterable[Worker], dead: Counts) -> Counts:

@@ -31,10 +31,11 @@ from supervisor.master.news import News
 from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
+from supervisor.master.stallnews import StallNews
 from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
-from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated
+from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated, Stuck, Unstuck
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
@@ -78,7 +79,7 @@ class App:
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
         self.rollout = Rollout(self, reactor)
-        self.watch = Watch(self, reactor)
+        self.watch = Watch(self, reactor, StallNews(journal, settings.name))
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
 
@@ -269,6 +270,10 @@ class App:
             self.rollout.trial.look()
         elif isinstance(message, Probed):
             self.rollout.trial.probed(worker, message.status)
+        elif isinstance(message, Stuck):
+            self.watch.stalls.on_stuck(worker, message)
+        elif isinstance(message, Unstuck):
+            self.watch.stalls.on_unstuck(worker, message)
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
@@ -313,9 +318,12 @@ class App:
         worker.limits = limits.of_worker(release.settings.max_requests, release.settings.max_age, chances)
         worker.pipes.give_to(release.place.identity)
         self.workers[worker.number] = worker
+        self.watch.stalls.begin()
         release.fork(worker)
 
     def _drain(self, worker: Worker) -> None:
+        if self.watch.stalls.takes_leave(worker):
+            return
         settings = self.releases[worker.generation].settings
         goes_for_good = self.is_stopping or worker.slot in self.held
         linger = min(settings.idle_linger, self.longest_linger) if goes_for_good else None

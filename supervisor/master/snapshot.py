@@ -46,6 +46,8 @@ def _worker(app: App, worker: Worker, seat: seats.Worker | None, now: float) -> 
     state: SlotState = "draining"
     if seat is not None:
         state = _STATES[row[Cell.STATE]] if seat.ready_at is not None else "starting"
+        if state != "starting" and app.watch.stalls.is_stalled(worker):
+            state = "stalled"
     return WorkerStatus(
         slot=worker.slot,
         pid=worker.pid,

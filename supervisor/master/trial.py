@@ -126,11 +126,10 @@ class Trial:
         canary.probe()
 
     def _gather(self) -> Look:
-        now = self._reactor.now()
         accounts, workers = self._owner.accounts, self._owner.workers.values()
         lags = [worker.row[Cell.LAG_MAX_NS] / 1e9 for worker in self._ready(self._base).values()]
         pulses = (
-            Pulse(worker.slot, now - worker.row[Cell.HEARTBEAT_NS] / 1e9, procfs.rss_bytes(worker.pid) or 0)
+            Pulse(worker.slot, worker.blocked, procfs.rss_bytes(worker.pid) or 0)
             for worker in self._ready(self._bake.generation).values()
         )
         return Look(

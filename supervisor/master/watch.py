@@ -10,11 +10,14 @@ from typing import Protocol
 from supervisor.config.settings import AppSettings
 from supervisor.fleet import records as seats
 from supervisor.kernel.reactor import Reactor
+from supervisor.master.accounts import Accounts
 from supervisor.master.engine import Engine
 from supervisor.master.generations import Releases
 from supervisor.master.news import News
 from supervisor.master.restraint import Restraint
 from supervisor.master.scaler import Scaler, ScalerOwner
+from supervisor.master.stallnews import StallNews
+from supervisor.master.stalls import Stalls
 from supervisor.master.vitals import Sampler
 from supervisor.master.wear import Wear
 from supervisor.master.worker import Worker
@@ -30,18 +33,23 @@ class WatchOwner(ScalerOwner, Protocol):
     news: News
 
     def max_memory(self, settings: AppSettings) -> int | None: ...
+
+    accounts: Accounts
+    is_stopping: bool
+
     def recycle(self, slot: int, why: str, *, insist: bool = False) -> None: ...
 
 
 class Watch:
     """`sample` is to be called each second; `may_kill` before a worker is killed for how it fares."""
 
-    def __init__(self, owner: WatchOwner, reactor: Reactor) -> None:
+    def __init__(self, owner: WatchOwner, reactor: Reactor, stall_news: StallNews) -> None:
         self._owner = owner
         self.sampler = Sampler()
         self.wear = Wear(owner, self.sampler)
         self.restraint = Restraint(reactor, owner.news)
         self.scaler = Scaler(owner, reactor, self.sampler)
+        self.stalls = Stalls(owner, reactor, stall_news, self.may_kill)
 
     def sample(self, now: float) -> None:
         """Take everybody's pulse, recycle who has used itself up, and have as many as are needed."""

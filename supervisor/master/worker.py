@@ -25,6 +25,7 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.stacks import StackRecord
 from supervisor.master import record
 from supervisor.master.children import Child, Children
+from supervisor.master.inquiry import Inquiry, OnAnswer
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
     Admit,
@@ -37,6 +38,7 @@ from supervisor.messages.wire import (
     Lend,
     Probe,
     ReopenLogs,
+    Show,
     ToWorker,
     Waiting,
     encode,
@@ -44,6 +46,9 @@ from supervisor.messages.wire import (
 )
 from supervisor.observe.journal import Journal
 from supervisor.watch.limits import Limits
+from supervisor.watch.stall import BEAT
+
+ABORT_TIME = 1.5  # seconds
 
 
 class WorkerOwner(Protocol):
@@ -95,6 +100,7 @@ class Worker:
         self._dropped = 0, 0
         self.pipes = Pipes(reactor, journal, app, generation, slot)
         self._stacks = StackRecord(app)
+        self._inquiry = Inquiry(self, self._stacks, reactor)
         self._channel, self._theirs = Channel.pair()
         reactor.add_reader(self._channel.fileno(), self._on_message)
 
@@ -116,6 +122,20 @@ class Worker:
         """Bytes of output, and lines of the access log, that it had to drop since this was last asked."""
         before, self._dropped = self._dropped, (self.row[Cell.OUTPUT_DROPPED], self.row[Cell.RECORDS_DROPPED])
         return self._dropped[0] - before[0], self._dropped[1] - before[1]
+
+    @property
+    def blocked(self) -> float:
+        """Seconds by which its heartbeat is late; 0 when none is due."""
+        beat = self.row[Cell.HEARTBEAT_NS] / 1e9
+        return max(0.0, self._reactor.now() - beat - BEAT) if beat else 0.0
+
+    def ask_stacks(self, on_answer: OnAnswer) -> None:
+        """Have `on_answer` called, within two seconds, with what its threads and tasks are doing."""
+        self._inquiry.ask(on_answer, is_blocked=self.blocked > BEAT)
+
+    def show(self) -> None:
+        """Have its loop write its stacks into its record. (Ask with `ask_stacks`.)"""
+        self._send(Show())
 
     def last_stacks(self) -> str:
         """What a fatal signal has made it write, threads and frames as faulthandler names them; else empty."""
@@ -254,6 +274,13 @@ class Worker:
         self._look_for_it()
         self.signal(signal.SIGKILL)
 
+    def abort(self, why: str) -> None:
+        """End it so that it leaves its stacks first: by ABRT, and by KILL when it is still there after `ABORT_TIME`."""
+        self._why = self._why or why
+        self._is_doomed = True
+        self.signal(signal.SIGABRT)
+        self._reactor.call_later(ABORT_TIME, lambda: self.kill(why))
+
     def signal(self, number: int) -> bool:
         """Send a signal; False when it has no process any more, or not yet."""
         return self._child is not None and self._child.signal(number)
@@ -317,7 +344,7 @@ class Worker:
         self._on_message()
         if ended.is_clean and self.is_leaving:
             reason = ""
-        elif self._why and ended.signal == signal.SIGKILL:
+        elif self._why and ended.signal in (signal.SIGKILL, signal.SIGABRT):
             reason = f"{self._why}; {ended}"
         else:
             reason = self._why or str(ended)
@@ -327,6 +354,7 @@ class Worker:
 
     def _finish(self, reason: str) -> None:
         self._close_channel()
+        self._inquiry.end()
         self._owner.on_worker_end(self, reason)
         self._stacks.close()
 

@@ -1,6 +1,7 @@
 """Events: what the supervisor says happened, to whom and why. Log lines, the API's stream and the shell show the same.
 
-Invariant: one event is one object and one line; whatever text it carries has no line break when rendered as text.
+Invariant: one event is one object and one line; whatever text it carries has no line break when rendered as text. A
+field `stack`, a list of lines, follows it there, indented.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import msgspec
 
 from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import ProtocolError
+from supervisor.messages.stacks import Serving
 
 Host = Annotated[str, msgspec.Meta(max_length=256)]
 """An IP address with its zone, or the path of a Unix socket (unix(7) allows 108 bytes)."""
@@ -116,6 +117,26 @@ class Recovered(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
+class Stuck(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: this thread of its has been at one request for so long, and nothing comes of it."""
+
+    thread: str
+    seconds: float
+    serving: Serving
+
+
+class Unstuck(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: the request that `Stuck` was told of is over, after so many seconds in all."""
+
+    thread: str
+    seconds: float
+    serving: Serving
+
+
+class Show(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: write your stacks into your record."""
+
+
 class Admit(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: take connections. One not admitted yet can be killed without anybody's loss.
 
@@ -186,8 +207,8 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | ReopenLogs
-FromWorker = Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered
+ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs
+FromWorker = Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered | Stuck | Unstuck
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)

@@ -14,7 +14,15 @@ from typing import Any
 from supervisor.config.settings import LogFormat
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event, Level
-from supervisor.observe.render import OutputLine, Stream, output_json, output_text, render_json, render_text
+from supervisor.observe.render import (
+    OutputLine,
+    Stream,
+    output_json,
+    output_text,
+    render_json,
+    render_stack,
+    render_text,
+)
 from supervisor.observe.sink import Sink
 
 RECENT = 1000  # events
@@ -123,7 +131,7 @@ class Journal:
     def _line(self, stream: Stream, event: Event) -> bytes:
         if self.log_format == "json":
             return render_json(event) + b"\n"
-        return _encode(render_text(event, colour=self._colours[stream]))
+        return _encode(render_text(event, colour=self._colours[stream]) + render_stack(event))
 
 
 def _encode(text: str) -> bytes:

@@ -1,8 +1,9 @@
 """Events and the app's own output as lines: text for a person, JSON for a program.
 
-Invariant: an event is one line. Whatever an app or a client put into its text, no line break, control character or
-direction override comes out: they are escaped, so a log can neither be forged nor garble a terminal. An app's own
-output is its own affair and passes as it is (colours too), one line at a time.
+Invariant: an event is one line, and its stack, if it has one, indented lines behind it. Whatever an app or a client put
+into them, no line break, control character or direction override comes out: they are escaped, so a log can neither be
+forged nor garble a terminal. An app's own output is its own affair and passes as it is (colours too), one line at a
+time.
 """
 
 from __future__ import annotations
@@ -51,6 +52,14 @@ def render_text(event: Event, *, colour: bool = False) -> str:
         level = f"{_LEVEL_COLOURS[event.level]}{level}{_RESET}"
         who = f"{_slot_colour(event.slot)}{who}{_RESET}"
     return f"{stamp} {level} {who} {pid} {name} {text}".rstrip()
+
+
+def render_stack(event: Event) -> str:
+    """The stack that comes with an event, indented, a line for each of its lines, with its line breaks; or nothing."""
+    stack = event.fields.get("stack")
+    if not isinstance(stack, list | tuple):
+        return ""
+    return "".join(f"\n    {escape(str(line))}" for line in stack)
 
 
 def render_json(event: Event) -> bytes:

@@ -57,6 +57,7 @@ class AsgiBridge:
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
         self.service = service
+        self.pool = None  # of threads: the loop runs the app
         self.loop = service.loop
         self.version = {"version": "3.0", "spec_version": "2.5"}
         self.state: dict[str, Any] = {}

@@ -56,6 +56,14 @@ class Job(Protocol):
     @property
     def gone(self) -> bool: ...
 
+    @property
+    def progress(self) -> int:
+        """Grows with what has come from the client, and what was sent to it."""
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Its thread can go on only when the client takes, or sends, more."""
+
     def run(self, record: Record) -> None:
         """In a thread, whose flight record `record` writes. Raises nothing."""
 
@@ -134,6 +142,16 @@ class Pool:
     def live(self) -> list[Job]:
         """Those jobs."""
         return [job for job in (*(thread.job for thread in self._threads), *self.jobs) if job is not None]
+
+    @property
+    def size(self) -> int:
+        """Threads there can be."""
+        return self._size
+
+    def held(self) -> dict[str, Job]:
+        """What threads are at now, by their names."""
+        jobs = ((f"{self._name}-{number}", thread.job) for number, thread in enumerate(self._threads, 1))
+        return {name: job for name, job in jobs if job is not None}
 
     def close(self) -> None:
         """Let every thread end after what it is doing; nobody waits for them."""

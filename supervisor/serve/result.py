@@ -37,6 +37,11 @@ class Result:
         self._iterator: Iterator[bytes] | None = None
         self._window: Window | None = None
 
+    @property
+    def waits_for_client(self) -> bool:
+        """The thread can go on only when the client has taken more."""
+        return self._window is not None and self._window.is_shut
+
     # In the thread, or in the loop when inline.
 
     def run(self, given: Iterable[bytes], failure: BaseException | None, context: contextvars.Context) -> None:

@@ -71,6 +71,17 @@ class Upload(io.RawIOBase):
         self._paused = False
         self._piece = memoryview(b"")
         self._complete = False
+        self._waits = False
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the thread has had."""
+        return self._taken
+
+    @property
+    def is_hungry(self) -> bool:
+        """The thread waits for the client to send something."""
+        return self._waits
 
     # In the loop.
 
@@ -115,7 +126,9 @@ class Upload(io.RawIOBase):
         ask, self._ask = self._ask, None
         if ask is not None:
             self._call(ask)
+        self._waits = True
         piece = self._queue.get()
+        self._waits = False
         if piece is None:
             self._queue.put(None)  # for whoever reads again
             raise ClientDisconnectedError("the client went before the end of its body")

@@ -20,6 +20,11 @@ class Window:
         self._closed = False
         self._room: LockType | None = None
 
+    @property
+    def is_shut(self) -> bool:
+        """The thread waits for the client to take something."""
+        return self._room is not None
+
     # In the thread.
 
     def give(self, size: int) -> None:

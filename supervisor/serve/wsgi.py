@@ -152,6 +152,18 @@ class WsgiExchange(Answer):
         self._submitted = False
         self._left = False
 
+    @property
+    def progress(self) -> int:
+        """Bytes that the app has sent and, of a streamed body, taken."""
+        return self.sent + (self.body.taken if isinstance(self.body, Upload) else 0)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """The app's thread is not the one that is slow."""
+        if isinstance(self.body, Upload) and self.body.is_hungry:
+            return True
+        return self.result is not None and self.result.waits_for_client
+
     # In the loop.
 
     def start(self) -> None:

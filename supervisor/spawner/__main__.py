@@ -24,6 +24,7 @@ from supervisor.kernel.channel import Channel
 from supervisor.kernel.descriptors import raise_descriptor_limit
 from supervisor.kernel.memory import settle
 from supervisor.kernel.signalstack import widen_signal_stack
+from supervisor.kernel.stacks import DUMP, SHOW
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Fork,
@@ -86,11 +87,12 @@ def main() -> int:
 
 
 def ignore_terminal_signals() -> None:
-    """Stray signals meant for the master (`pkill -USR2 holdfast`) end nobody here.
+    """Stray signals meant for the master (`pkill -USR2 holdfast`) end nobody here, nor do those that ask for stacks.
 
     An empty handler, not SIG_IGN: commands that the app starts must find the defaults.
     """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+    stray = signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU
+    for number in (*stray, SHOW, DUMP):
         signal.signal(number, lambda *_: None)
 
 

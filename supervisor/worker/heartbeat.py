@@ -1,6 +1,7 @@
 """The worker's pulse on the board: that its loop turns, and how late it turns.
 
-Invariant: the tick is the only periodic work of an idle worker. It writes to the board, and then tells one listener.
+Invariant: the tick is the only periodic work of an idle worker. It writes to the board, looks at the threads, if there
+are any, and then tells one listener. The board has a heartbeat for as long as the loop is to turn; 0 before and after.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Cell, Row
+from supervisor.serve.pool import Pool
+from supervisor.watch.stall import BEAT
+from supervisor.worker.threads import Tell, ThreadWatch
 
-INTERVAL_NS = 100_000_000  # between ticks
+INTERVAL_NS = int(BEAT * 1e9)  # between ticks
 SPAN_NS = 10_000_000_000  # what one entry of the maximum's history stands for
 REMEMBERED = 6  # entries: the maximum shown is that of the last minute
 
@@ -30,7 +35,7 @@ class Heartbeat:
         self._maxima: deque[int] = deque([0], maxlen=REMEMBERED)
         self._span_ends = self._due + SPAN_NS
         self._timer: asyncio.TimerHandle | None = None
-
+        self._threads: ThreadWatch | None = None
         self._on_tick: OnTick | None = None
 
     def tell(self, on_tick: OnTick) -> None:
@@ -45,9 +50,14 @@ class Heartbeat:
         self._due = time.monotonic_ns()
         self._tick()
 
+    def look_after(self, pool: Pool | None, settings: AppSettings, tell: Tell) -> None:
+        """Look at the threads of this pool with each tick, too."""
+        self._threads = ThreadWatch(pool, self._row, settings, tell) if pool is not None else None
+
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._row[Cell.HEARTBEAT_NS] = 0
 
     def _tick(self) -> None:
         now = time.monotonic_ns()  # the loop's own clock counts whole milliseconds
@@ -61,6 +71,8 @@ class Heartbeat:
         row[Cell.HEARTBEAT_NS] = now
         row[Cell.LAG_NS] = lag
         row[Cell.LAG_MAX_NS] = max(self._maxima)
+        if self._threads is not None:
+            self._threads.look(now / 1e9, (lag + INTERVAL_NS) / 1e9)
         self._due = now + INTERVAL_NS
         self._timer = self._loop.call_later(INTERVAL_NS / 1e9, self._tick)
         if self._on_tick is not None:

@@ -27,7 +27,6 @@ from supervisor.errors import AppError, ProtocolError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.memory import let_go_of_zeros
-from supervisor.kernel.stacks import leave_stacks_in
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Admit,
@@ -43,6 +42,7 @@ from supervisor.messages.wire import (
     Probed,
     Ready,
     ReopenLogs,
+    Show,
     ToWorker,
     Waiting,
     encode,
@@ -58,6 +58,7 @@ from supervisor.worker.heartbeat import Heartbeat
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.inheritor import Inheritor
 from supervisor.worker.output import count_drops
+from supervisor.worker.witness import Witness
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
 ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
@@ -91,7 +92,6 @@ def run(seat: Seat) -> int:
     for pipe, standard in ((seat.stdout, 1), (seat.stderr, 2)):
         os.dup2(pipe, standard, inheritable=True)
         os.close(pipe)
-    leave_stacks_in(seat.stacks)
     worker = Worker(seat)
     try:
         return worker.live()
@@ -128,6 +128,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         let_go_of_zeros(id(self._loop), self._loop.__sizeof__())  # its read buffer of 256 KB, used as far as reads go
         asyncio.set_event_loop(self._loop)
+        self._witness = Witness(seat.stacks, self._loop)
         self._heartbeat = Heartbeat(self._loop, self._row)
         self._service: Service | None = None
         self._acceptor: Acceptor | None = None
@@ -231,6 +232,7 @@ class Worker:
         if settings.ready_path is not None:
             await self._wait_for(service, settings.ready_path)
         self._service = service
+        self._heartbeat.look_after(service.bridge.pool, settings, self.tell)
         if not self.is_leaving:
             self._enter(WorkerState.READY)
             self.tell(Ready(interface))
@@ -304,6 +306,8 @@ class Worker:
             elif isinstance(message, Inherit):
                 if self._inheritor is not None and not self.is_leaving:
                     self._inheritor.inherit(message.share)
+            elif isinstance(message, Show):
+                self._witness.show()
             elif isinstance(message, Allow):
                 self._allow(message.connections)
             elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:

@@ -89,7 +89,7 @@ def _seat(
         channel=channel,
         stdout=1,
         stderr=2,
-        stacks=-1,  # a fatal signal is the spawner's
+        stacks=-1,  # nobody asks
         access_log=None,
         tls=tls,
         worker=WorkerInfo(settings.name, 0, 0),

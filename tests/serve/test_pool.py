@@ -35,6 +35,8 @@ class Work:
         self.connection = Client()
         self.since = time.monotonic()
         self.gone = False
+        self.progress = 0
+        self.waits_for_client = False
         self.left = 0
         self.begun = threading.Event()
 

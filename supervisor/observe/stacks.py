@@ -1,0 +1,145 @@
+"""Stacks for people: faulthandler's text read, lines of source added, the app's own code found, all of it rendered.
+
+Invariant: what was written may be cut off anywhere, or be nonsense; then there is less to show, and never an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import msgspec
+from msgspec.structs import replace
+
+import supervisor
+from supervisor.kernel.source import Sources
+from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack
+
+MAX_LINES = 200  # of the stacks in one event
+
+_THREAD = re.compile(r"(Current t|T)hread (0x[0-9a-f]+)(?: \[(?P<name>[^\]]*)\])? .*\(most recent call first\):")
+_FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
+_FATAL = "Fatal Python error: "
+_OURS = os.path.dirname(supervisor.__file__) + "/"
+_NOT_THE_APPS = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3[^/]*/|^<frozen |^/?supervisor/")
+_CALLS_THE_APP = re.compile(rf"^<frozen |^{re.escape(_OURS)}|/python3[^/]*/(runpy|threading)\.py$")
+_IDLE_IN = (os.path.join(_OURS, "serve/pool.py"), "_work")  # a thread of the pool without a request
+
+
+def parse_answer(data: bytes) -> Stacks | None:
+    """What the worker's own Python code has written into its record; None: nothing (whole) yet."""
+    for line in reversed(data.split(b"\n")[:-1]):
+        if line.startswith(b'{"how":'):
+            try:
+                return msgspec.json.decode(line, type=Stacks)
+            except msgspec.DecodeError:
+                continue
+    return None
+
+
+def parse_dump(text: str) -> tuple[ThreadStack, ...]:
+    """What faulthandler has written: its threads, the one first that took the signal, which is the main one."""
+    found: list[tuple[bool, str, list[Frame]]] = []
+    for line in text.splitlines():
+        if (thread := _THREAD.match(line)) is not None:
+            found.append((thread[1] == "Current t", thread["name"] or thread[2], []))
+        elif found and (frame := _FRAME.match(line)) is not None:
+            number = int(frame[2]) if frame[2].isdigit() else 0
+            found[-1][2].append(Frame(frame[1], number, frame[3]))
+    found.sort(key=lambda it: not it[0])
+    return tuple(
+        ThreadStack(name="" if is_current else name, runs_loop=is_current, frames=tuple(reversed(frames)))
+        for is_current, name, frames in found
+    )
+
+
+def fatal_error(text: str) -> str:
+    """What faulthandler calls the signal: "Segmentation fault"; empty if it has said nothing."""
+    _, found, rest = text.partition(_FATAL)
+    return rest.partition("\n")[0].strip() if found else ""
+
+
+def with_sources(stacks: Stacks, sources: Sources) -> Stacks:
+    """The same with the text of each line, where it was not there and can be read."""
+    threads = tuple(replace(each, frames=_with_sources(each.frames, sources)) for each in stacks.threads)
+    return replace(stacks, threads=threads)
+
+
+def own_frame(frames: tuple[Frame, ...], home: str) -> Frame | None:
+    """The innermost call in the app's own code: in its directory `home`, else in none of the libraries."""
+    inside = home.rstrip("/") + "/"
+    strangers = [it for it in frames if not _NOT_THE_APPS.search(it.file) and not it.file.startswith(_OURS)]
+    at_home = [it for it in strangers if it.file.startswith(inside) or not it.file.startswith("/")]
+    return next(reversed(at_home or strangers), None)
+
+
+def where(frame: Frame, home: str = "") -> str:
+    """`app.py:31 in handler: time.sleep(20)`."""
+    inside = home.rstrip("/") + "/"
+    file = frame.file.removeprefix(inside) if home else frame.file
+    return f"{file}:{frame.line} in {frame.function}" + (f": {frame.source}" if frame.source else "")
+
+
+def request_text(serving: Serving) -> str:
+    """`GET /report (2.3 s, id 4f..)`."""
+    name = f", id {serving.request_id}" if serving.request_id else ""
+    return f"{serving.method} {serving.path} ({serving.age_s:.1f} s{name})"
+
+
+def event_lines(stacks: Stacks, first: str = "") -> list[str]:
+    """What goes with an event: the thread called `first`, or else the loop's, then all others that do something."""
+    lines: list[str] = []
+    for thread in sorted(stacks.threads, key=lambda it: not (it.name == first if first else it.runs_loop)):
+        if not _is_idle(thread):
+            lines += _thread_lines(replace(thread, frames=_from_the_app_on(thread.frames)))
+    return lines if len(lines) <= MAX_LINES else [*lines[:MAX_LINES], f".. and {len(lines) - MAX_LINES} lines more"]
+
+
+def text_lines(stacks: Stacks) -> Iterator[str]:
+    """All of it, for `holdfastctl stack`."""
+    for thread in stacks.threads:
+        yield from _thread_lines(thread)
+        yield ""
+    for task in stacks.tasks or ():
+        yield from _task_lines(task)
+        yield ""
+    if stacks.tasks is not None and not stacks.tasks:
+        yield "no tasks"
+    if stacks.left_out:
+        yield f"{stacks.left_out} tasks more, which one answer has no room for"
+    if stacks.note:
+        yield f"note: {stacks.note}"
+
+
+def _with_sources(frames: tuple[Frame, ...], sources: Sources) -> tuple[Frame, ...]:
+    return tuple(it if it.source else replace(it, source=sources.line(it.file, it.line)) for it in frames)
+
+
+def _thread_lines(thread: ThreadStack) -> list[str]:
+    kind = "the loop's thread" if thread.runs_loop else "thread"
+    name = f" {thread.name}" if thread.name else ""
+    return [f"{kind}{name}{_at(thread.serving)}:", *_frame_lines(thread.frames)]
+
+
+def _task_lines(task: TaskStack) -> list[str]:
+    running = ", running" if task.is_running else ""
+    return [f"task {task.name}{running}{_at(task.serving)}:", *_frame_lines(task.frames)]
+
+
+def _frame_lines(frames: tuple[Frame, ...]) -> list[str]:
+    return [f"  {where(frame)}" for frame in frames] or ["  no Python code"]
+
+
+def _from_the_app_on(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Without what has called the app; everything where there is no more than that."""
+    begins = next((at for at, it in enumerate(frames) if not _CALLS_THE_APP.search(it.file)), 0)
+    return frames[begins:]
+
+
+def _at(serving: Serving | None) -> str:
+    return f", {request_text(serving)}" if serving is not None else ""
+
+
+def _is_idle(thread: ThreadStack) -> bool:
+    return bool(thread.frames) and (thread.frames[-1].file, thread.frames[-1].function.rpartition(".")[2]) == _IDLE_IN
