@@ -84,6 +84,7 @@ class Accounts:
             forgotten=asdict(self._forgotten),
             ended=dict(self._ended),
             restarts=self.restarts,
+            stalls=self.stalls,
             by_slot=dict(self.by_slot),
         )
 
@@ -92,7 +93,7 @@ class Accounts:
         self._dead = {generation: Counts.resumed(counts) for generation, counts in kept.dead.items()}
         self._forgotten = Counts.resumed(kept.forgotten)
         self._ended |= {name: kept.ended[name] for name in self._ended if name in kept.ended}
-        self.restarts, self.by_slot = kept.restarts, dict(kept.by_slot)
+        self.restarts, self.stalls, self.by_slot = kept.restarts, kept.stalls, dict(kept.by_slot)
 
     def fold(self, worker: Worker) -> int:
         """Take over an ended worker's counters; returns how many requests were lost with it."""

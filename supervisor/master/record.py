@@ -116,6 +116,7 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: Counters = {}
     ended: Counters = {}
     restarts: int = 0
+    stalls: int = 0
     by_slot: dict[int, int] = {}
 
 

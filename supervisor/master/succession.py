@@ -96,6 +96,7 @@ class Successor:
             elif each.number not in expected:
                 self._children.fork_begins()
                 worker.fork_lost(self._children, "its fork was not answered")
+        app.watch.stalls.begin()
         app.engine.post()
 
     def _worker(self, app: App, kept: record.Worker, *, is_forked: bool) -> Worker:

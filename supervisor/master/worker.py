@@ -203,6 +203,7 @@ class Worker:
         self.row = self._board.row(kept.row)
         self.pipes = Pipes(self._reactor, self._journal, self._app, self.generation, self.slot, kept.pipes)
         self._stacks = StackRecord("", kept.stacks)
+        self._inquiry = Inquiry(self, self._stacks, self._reactor)
         self._why, self._is_doomed, self._waiting_for = kept.why, kept.is_doomed, kept.waiting_for
         self._dropped, self._started = kept.dropped, kept.started
         self.began, self.boot_failure, self.interface = kept.began, kept.boot_failure, kept.interface
