@@ -345,6 +345,16 @@ OPTIONS: tuple[Option, ...] = (
         default="none",
         help="the master's pid is written here",
     ),
+    Option(
+        key="crash_dir",
+        flags=("--crash-dir",),
+        section="supervisor",
+        group=_LOGS,
+        parse=values.parse_path,
+        metavar="DIR",
+        default="beside the control socket",
+        help="crash reports, the newest 50; under systemd, with StateDirectory=, they go there by default",
+    ),
 )
 
 BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

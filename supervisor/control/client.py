@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import h11
 import msgspec
 
 from supervisor.errors import NoMasterError, RefusedError, UsageError
+from supervisor.messages.crash import CrashList, CrashReport, CrashSummary
 from supervisor.messages.events import Event, from_object
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
@@ -112,6 +114,14 @@ class ControlClient:
     def rolls(self) -> dict[str, list[RollStatus]]:
         """The last twenty rolls of each app, oldest first."""
         return self._get("/rolls", _Rolls).apps
+
+    def crashes(self) -> tuple[CrashSummary, ...]:
+        """The crash reports there are, the newest last."""
+        return self._get("/crashes", CrashList).crashes
+
+    def crash(self, name: str) -> CrashReport:
+        """One crash report, by its id or a part of it that is enough."""
+        return self._get(f"/crashes/{quote(name, safe='')}", CrashReport)
 
     def start(self, target: str) -> None:
         """Begin to start what is stopped."""

@@ -14,6 +14,7 @@ import msgspec
 
 from supervisor.control import tables
 from supervisor.control.client import ControlClient
+from supervisor.control.crashes import list_crashes, show_crash
 from supervisor.control.discovery import find_socket
 from supervisor.control.shell import Shell
 from supervisor.control.targets import are_running, pids, select
@@ -22,6 +23,7 @@ from supervisor.control.waiting import INTERRUPTED, change, roll, stop_master
 from supervisor.control.waiting import events as follow_events
 from supervisor.control.waiting import upgrade as upgrade_master
 from supervisor.errors import RefusedError, UsageError, UserError
+from supervisor.messages.crash import CrashList
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
 from supervisor.observe.render import render_json, render_stack, render_text
@@ -210,6 +212,20 @@ def events(session: Session, onwards: bool) -> int:
         return 0
     for event in follow_events(session.client):
         _show_event(session.terminal, event)
+    return 0
+
+
+@cli.command()
+@click.argument("report", metavar="[ID]", required=False)
+@pass_session
+def crashes(session: Session, report: str | None) -> int:
+    """Show which workers have crashed, and at what; with an ID, or the end of one, all that is known of it."""
+    if session.terminal.as_json:
+        session.terminal.json(session.client.crash(report) if report else CrashList(session.client.crashes()))
+    elif report:
+        show_crash(session.terminal, session.client.crash(report))
+    else:
+        list_crashes(session.terminal, session.client.crashes())
     return 0
 
 

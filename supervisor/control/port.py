@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from supervisor.messages.crash import CrashList
 from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
@@ -30,6 +31,12 @@ class Supervision(Protocol):
 
     def rolls(self) -> dict[str, Sequence[RollStatus]]:
         """The last twenty rolls of each app, oldest first."""
+
+    def crashes(self) -> CrashList:
+        """The crash reports there are, the newest last."""
+
+    def crash(self, name: str) -> bytes:
+        """One crash report's JSON, by its id or a part of it, at its beginning or end, that no other has."""
 
     def start(self, target: str) -> None:
         """Start what is stopped. Refused when it runs."""

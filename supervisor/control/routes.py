@@ -78,7 +78,7 @@ def route(request: Request, supervision: Supervision, access: Access = Access.FU
     What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500.
     """
     path, _query = _split(request.target)
-    methods = _ROUTES.get(path)
+    methods = _ONE_CRASH if path.startswith(_CRASHES) else _ROUTES.get(path)
     if methods is None:
         return error(404, f"no such path: {path}; there is {', '.join(_ROUTES)}")
     handler = methods.get(request.method)
@@ -172,6 +172,14 @@ def _rolls(_request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json({"apps": supervision.rolls()}))
 
 
+def _crashes(_request: Request, supervision: Supervision) -> Answer:
+    return Answer(200, _json(supervision.crashes()))
+
+
+def _crash(request: Request, supervision: Supervision) -> Answer:
+    return Answer(200, supervision.crash(_split(request.target)[0].removeprefix(_CRASHES)) + b"\n")
+
+
 def _start(request: Request, supervision: Supervision) -> Answer:
     target = _body(request, _Target).target
     supervision.start(target)
@@ -213,6 +221,9 @@ def _shutdown(_request: Request, supervision: Supervision) -> Answer:
     return Answer(202, _json({"state": "stopping"}))
 
 
+_CRASHES = "/crashes/"
+_ONE_CRASH: dict[str, Handler] = {"GET": _crash}
+
 _ROUTES: dict[str, dict[str, Handler]] = {
     "/status": {"GET": _status},
     "/metrics": {"GET": _metrics},
@@ -222,6 +233,7 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/rollback": {"POST": _rollback},
     "/rolls": {"GET": _rolls},
     "/upgrade": {"GET": _last_upgrade, "POST": _upgrade},
+    "/crashes": {"GET": _crashes},
     "/start": {"POST": _start},
     "/stop": {"POST": _stop},
     "/restart": {"POST": _restart},

@@ -172,13 +172,13 @@ def _tick(fleet: Fleet, _event: Tick, now: float) -> Outcome:
     leaving = dict(fleet.leaving)
     for worker in fleet.leaving.values():
         if not worker.doomed and worker.deadline <= now:
-            told.append(Kill(worker.id, f"still there {LEAVE_GRACE:g} s after its drain timeout"))
+            told.append(Kill(worker.id, f"still there {LEAVE_GRACE:g} s after its drain timeout", is_fault=True))
             leaving[worker.id] = replace(worker, doomed=True)
     fleet = replace(fleet, leaving=leaving)
     for slot in list(fleet.slots.values()):
         holder, heir = _overdue(slot.holder, now), _overdue(slot.heir, now)
         why = f"not ready within {fleet.boot_timeout:g} s"
-        told += [Kill(late.id, why) for late in (holder, heir) if late is not None]
+        told += [Kill(late.id, why, is_fault=True) for late in (holder, heir) if late is not None]
         fleet = _put(fleet, replace(slot, holder=holder or slot.holder, heir=heir or slot.heir))
     return fleet, told
 

@@ -154,10 +154,11 @@ class Drain(Struct, frozen=True):
 
 
 class Kill(Struct, frozen=True):
-    """End the worker now."""
+    """End the worker now; `is_fault`: because it did not do what it should have, and not because nobody wants it."""
 
     worker: int
     why: str
+    is_fault: bool = False
 
 
 class Recycling(Struct, frozen=True):

@@ -23,11 +23,12 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
 from supervisor.master.children import Children
+from supervisor.master.crashes import Crashes
 from supervisor.master.engine import Command, Engine
 from supervisor.master.generations import Releases
 from supervisor.master.hooks import Hooks
 from supervisor.master.listeners import Listeners
-from supervisor.master.news import News
+from supervisor.master.news import Loss, News
 from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
@@ -36,6 +37,7 @@ from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
 from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated, Stuck, Unstuck
+from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch import limits
@@ -53,7 +55,13 @@ class App:
     """Made from settings; opens nothing and starts nothing before `start`."""
 
     def __init__(
-        self, owner: AppOwner, settings: AppSettings, reactor: Reactor, children: Children, journal: Journal
+        self,
+        owner: AppOwner,
+        settings: AppSettings,
+        reactor: Reactor,
+        children: Children,
+        journal: Journal,
+        store: CrashStore,
     ) -> None:
         self._owner = owner
         self._reactor = reactor
@@ -75,6 +83,7 @@ class App:
         self.access = AccessFiles()
         self.hooks = Hooks(reactor, children, journal, settings.name)
         self.accounts = Accounts()
+        self._crashes = Crashes(settings.name, self.board, store)
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
@@ -161,7 +170,7 @@ class App:
         self.releases.kill("stopped at once")
         self.hooks.stop(signal.SIGKILL)
         for worker in list(self.workers.values()):
-            worker.kill("stopped at once")
+            worker.dismiss("stopped at once")
 
     def reload(self, settings: AppSettings) -> Begun:
         """Roll to a new release with these settings, for which `open` has been called."""
@@ -280,13 +289,16 @@ class App:
         self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
         self.rollout.book.ended(worker)
-        seconds = self._reactor.now() - worker.began
+        now = self._reactor.now()
+        restarts = self.accounts.by_slot.get(worker.slot, 0)
+        crash = self._crashes.ended(worker, reason, self.releases[worker.generation], restarts, now)
         failure = worker.boot_failure
         if failure is not None and failure.kind == "import" and self._is_first_start(worker.generation):
             self._owner.on_first_start_failed(self, failure.reason)
         if self._is_rolled_to(worker.generation):
             self.news.failure_output = worker.pipes.last_errors()
-        self.news.ended(worker, reason, seconds, lost, is_leaving=worker.number in self.engine.fleet.leaving)
+        is_leaving = worker.number in self.engine.fleet.leaving
+        self.news.ended(worker, Loss(reason, now - worker.began, lost, crash), is_leaving=is_leaving)
         self.engine.post(seats.Gone(worker.number, reason or "left without being told to", random.random()))  # noqa: S311  # jitter
 
     # What the machines decide
@@ -335,8 +347,10 @@ class App:
         worker = self.workers[command.worker]
         if self.releases[worker.generation].forget(worker):
             worker.not_asked_for(command.why)
-        else:
+        elif command.is_fault:
             worker.kill(command.why)
+        else:
+            worker.dismiss(command.why)
 
     def _died(self, command: seats.Died) -> None:
         if command.retry_in is not None:

@@ -37,6 +37,7 @@ from supervisor.master.succession import Successor, passed_descriptors, state_of
 from supervisor.master.supervision import MAX_WORKERS, Deeds, MasterSupervision
 from supervisor.master.upgrade import Upgrade
 from supervisor.messages.status import Begun, Status
+from supervisor.observe.crash import CrashStore, crash_folder
 from supervisor.observe.journal import Journal
 
 SAMPLE_EVERY = 1.0  # seconds
@@ -62,7 +63,10 @@ class Master:
         self._told = ("", False)  # what the service manager last heard
         self._claim: Claim | None = None
         self._control: ControlServer | None = None
-        self._apps = {app.name: App(self, app, reactor, self._children, journal) for app in settings.apps}
+        self._crashes = CrashStore(journal)
+        self._apps = {
+            app.name: App(self, app, reactor, self._children, journal, self._crashes) for app in settings.apps
+        }
         self._upgrade = Upgrade(self, self._apps, reactor, self._children, journal)
 
     def run(self, kept: record.Master | None = None) -> int:
@@ -75,6 +79,8 @@ class Master:
                 self._resume(kept, kept.own, opened)
             else:
                 self._begin(opened)
+            wanted, control = self._settings.supervisor.crash_dir, self._claim.path if self._claim is not None else ""
+            self._crashes.folder = crash_folder(wanted, control, os.environ)
             self._sample()
             self._reactor.run()
         self._notifier.close()
@@ -165,7 +171,7 @@ class Master:
         self._claim = owned
         group = self._settings.supervisor.control_group
         warn_of_closed_door(group, owned.path, self._journal)
-        deeds = Deeds(self._status, self._reload, self._stop, self._upgrade)
+        deeds = Deeds(self._status, self._reload, self._stop, self._upgrade, self._crashes)
         supervision = MasterSupervision(self._apps, self._journal, self._reactor.pace, deeds)
         _group, permit = admission(group)
         self._control = ControlServer(owned.listener.sock, self._reactor, supervision, permit=permit)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from supervisor.fleet import records as seats
+from supervisor.master.crashes import Crash
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
 from supervisor.messages.events import Level
@@ -19,7 +20,30 @@ from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
 from supervisor.watch.leak import Climb
 from supervisor.watch.limits import megabytes
+from supervisor.watch.poison import DEATHS, WITHIN
 from supervisor.watch.scale import Pulse
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What an ended worker takes along: `seconds` it lived, `requests` lost with it, and more if it was a `crash`."""
+
+    reason: str
+    seconds: float
+    requests: int
+    crash: Crash | None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For an event."""
+        if self.crash is None:
+            return {"lost": self.requests}
+        return {"lost": self.requests, "request": self.crash.request, "report": self.crash.report}
+
+    def __str__(self) -> str:
+        """For a line, behind how it ended."""
+        serving = self.crash.serving if self.crash is not None else ""
+        lost = f", {self.requests} request{'s' * (self.requests > 1)} lost with it" if self.requests else ""
+        return serving + lost
 
 
 class News:
@@ -28,7 +52,7 @@ class News:
     def __init__(self, journal: Journal, app: str) -> None:
         self._journal = journal
         self._app = app
-        self._ends: dict[int, tuple[Worker, float, int]] = {}  # by worker: seconds it lived, requests lost with it
+        self._ends: dict[int, tuple[Worker, Loss]] = {}  # by worker
         self._is_ill = False  # told to be failed or degraded, and not to have recovered since
         self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
 
@@ -84,33 +108,40 @@ class News:
             seconds_to_limit=round(left),
         )
 
-    def ended(self, worker: Worker, reason: str, seconds: float, lost: int, *, is_leaving: bool) -> None:
+    def ended(self, worker: Worker, loss: Loss, *, is_leaving: bool) -> None:
         """One that was leaving is told here; any other with what follows from its death, in `died`."""
         if not is_leaving:
-            self._ends[worker.number] = worker, seconds, lost
+            self._ends[worker.number] = worker, loss
             return
         if not worker.pid:
             return  # it never came to be, and nobody waits for it
-        text = f"left: {reason}" if reason else "left, drained"
-        level: Level = "warning" if reason or lost else "info"
-        self._tell_worker("worker.exited", text + _lost(lost), worker, level=level, reason=reason, lost=lost)
+        text = f"left: {loss.reason}" if loss.reason else "left, drained"
+        level: Level = "warning" if loss.reason or loss.requests else "info"
+        self._tell_worker("worker.exited", f"{text}{loss}", worker, level=level, reason=loss.reason, **loss.fields)
+        self._call_out(loss)
 
     def died(self, death: seats.Died) -> None:
-        worker, seconds, lost = self._ends.pop(death.worker)
-        when = f"after {seconds:.1f} s" if death.was_ready else f"before it was ready, after {seconds:.1f} s"
+        worker, loss = self._ends.pop(death.worker)
+        when = f"after {loss.seconds:.1f} s" if death.was_ready else f"before it was ready, after {loss.seconds:.1f} s"
         then = f"next attempt in {death.retry_in:.1f} s" if death.retry_in else "replaced at once"
         if death.retry_in is None:
             then = "its release is given up"
         often = f", death {death.failures} in a row" if death.failures > 1 else ""
         self._tell_worker(
             "worker.exited",
-            f"{death.reason} {when}{_lost(lost)}{often}; {then}",
+            f"{death.reason} {when}{loss}{often}; {then}",
             worker,
             level="error",
             reason=death.reason,
-            lost=lost,
             retry_in=None if death.retry_in is None else round(death.retry_in, 3),
+            **loss.fields,
         )
+        self._call_out(loss)
+
+    def _call_out(self, loss: Loss) -> None:
+        for kind in loss.crash.poison if loss.crash is not None else ():
+            text = f"{kind} was under way in {DEATHS} workers that have died within {WITHIN:g} s: it may be why"
+            self._tell("app.poisoned", text, level="warning", request=kind, deaths=DEATHS)
 
     def dropped(self, worker: Worker, output: int, records: int) -> None:
         """Of what it wrote since this was last asked: bytes of output, lines of the access log."""
@@ -231,7 +262,3 @@ def _shown(pulse: Pulse) -> dict[str, Any]:
     """With the keys of `status`."""
     lag, cpu = round(1e3 * pulse.lag, 1), round(100 * pulse.cpu, 1)
     return {"slot": pulse.slot, "inflight": pulse.inflight, "lag_ms": lag, "cpu_percent": cpu}
-
-
-def _lost(lost: int) -> str:
-    return f", {lost} request{'s' * (lost > 1)} lost with it" if lost else ""

@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
+from collections import deque
 from collections.abc import Callable
 
 from supervisor.kernel.identity import Identity
 from supervisor.kernel.reactor import Reactor
 from supervisor.messages import state
+from supervisor.messages.crash import LogLine
 from supervisor.observe.journal import Journal
 from supervisor.observe.output import OutputReader
 from supervisor.observe.render import Stream
 
+KEPT_LINES, KEPT_CHARACTERS = 100, 1024  # of a child's output, for a report
 PIPE_BYTES = 256 * 1024  # room for a burst while the master is busy; the kernel's own is 64 KiB
 
 
@@ -37,6 +41,7 @@ class Pipes:
         self._app = app
         self._generation = generation
         self._slot = slot
+        self._last: deque[LogLine] = deque(() if kept is None else kept.last, maxlen=KEPT_LINES)
         self.pid = 0  # not known before the fork was answered
         self.stdout_write, out = _open() if kept is None else (state.NO_FD, kept.stdout)
         self.stderr_write, err = _open() if kept is None else (state.NO_FD, kept.stderr)
@@ -65,6 +70,10 @@ class Pipes:
         self._stdout.drain()
         self._stderr.drain()
 
+    def last_lines(self) -> tuple[LogLine, ...]:
+        """The last 100 lines of both streams, the oldest first, each shortened to 1,024 characters."""
+        return tuple(self._last)
+
     def last_errors(self) -> list[str]:
         """The last lines of its stderr, for a report."""
         return list(self._stderr.last_lines)
@@ -77,10 +86,11 @@ class Pipes:
 
     def state(self) -> state.Pipes:
         """What whoever goes on reading has to know."""
-        return state.Pipes(stdout=self._stdout.state(), stderr=self._stderr.state())
+        return state.Pipes(stdout=self._stdout.state(), stderr=self._stderr.state(), last=self.last_lines())
 
     def _on_line(self, stream: Stream) -> Callable[[str], None]:
         def tell(line: str) -> None:
+            self._last.append(LogLine(time.time(), stream, line[:KEPT_CHARACTERS]))
             self._journal.output(
                 stream, app=self._app, slot=self._slot, pid=self.pid, generation=self._generation, line=line
             )

@@ -49,6 +49,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     started: int = 0  # the process's start, in clock ticks since the machine's: with the pid it names one process
     why: str = ""
     is_doomed: bool = False
+    is_dismissed: bool = False
     waiting_for: str = ""
     boot_failure: BootFailed | None = None
     early: tuple[bytes, ...] = ()  # messages that came before its pid was known

@@ -14,6 +14,7 @@ from supervisor.master.releases import wanted_workers
 from supervisor.master.upgrade import Upgrade
 from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
+from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
 from supervisor.observe.metrics import exposition, master_lag
 
@@ -27,6 +28,7 @@ class Deeds(NamedTuple):
     reload: Callable[[Sequence[str]], dict[str, Begun]]
     stop: Callable[[str], None]
     upgrade: Upgrade
+    crashes: CrashStore
 
 
 class MasterSupervision:
@@ -40,6 +42,8 @@ class MasterSupervision:
         self._reload = deeds.reload
         self._begin_stop = deeds.stop
         self._upgrade = deeds.upgrade
+        self.crashes = deeds.crashes.all
+        self.crash = deeds.crashes.read
 
     def metrics(self) -> str:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}

@@ -58,6 +58,7 @@ class Watch:
         self._recover()
         settled = []
         for worker in workers:
+            worker.remember(now, self.sampler.of(worker).rss_bytes)
             self._owner.news.dropped(worker, *worker.newly_dropped())
             slot = self._served_by(worker)
             if slot is not None and slot.is_settled and not self._owner.engine.roll.is_under_way:

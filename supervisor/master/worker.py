@@ -25,6 +25,7 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.stacks import StackRecord
 from supervisor.master import record
 from supervisor.master.children import Child, Children
+from supervisor.master.history import History
 from supervisor.master.inquiry import Inquiry, OnAnswer
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
@@ -83,6 +84,9 @@ class Worker:
         self._search: tuple[Children, str] | None = None  # why the answer to its fork was lost, and who waits for it
         self._why = ""  # what it said, or was done to it, that explains its end
         self._is_doomed = False  # its end was ordered
+        self.is_dismissed = False  # .. for no fault of its own
+        self.ended: Ended | None = None  # how, once it has
+        self.history = History()
         self._waiting_for = ""
         self._early: list[FromWorker] = []  # what it said before the spawner had told its pid
         self.number = number
@@ -182,6 +186,7 @@ class Worker:
             started=self._started,
             why=self._why,
             is_doomed=self._is_doomed,
+            is_dismissed=self.is_dismissed,
             waiting_for=self._waiting_for,
             boot_failure=self.boot_failure,
             early=tuple(map(encode, self._early)),
@@ -205,6 +210,7 @@ class Worker:
         self._stacks = StackRecord("", kept.stacks)
         self._inquiry = Inquiry(self, self._stacks, self._reactor)
         self._why, self._is_doomed, self._waiting_for = kept.why, kept.is_doomed, kept.waiting_for
+        self.is_dismissed = kept.is_dismissed
         self._dropped, self._started = kept.dropped, kept.started
         self.began, self.boot_failure, self.interface = kept.began, kept.boot_failure, kept.interface
         self.is_leaving, self.is_admitted, self.limits = kept.is_leaving, kept.is_admitted, kept.limits
@@ -267,6 +273,21 @@ class Worker:
     def reopen_logs(self, access_log: int) -> None:
         """Give it the access log's new file."""
         self._send(ReopenLogs(), [access_log])
+
+    def remember(self, now: float, rss_bytes: int) -> None:
+        """Have a sample of now in its history."""
+        self.history.add(now, self.lag_ms(now), rss_bytes, self.inflight)
+
+    def lag_ms(self, now: float) -> float:
+        """How late its event loop is: at its last turn, or by now, if that turn is still awaited."""
+        beat = self.row[Cell.HEARTBEAT_NS]
+        late = now - beat / 1e9 - BEAT if beat else 0.0
+        return round(1e3 * max(0.0, self.row[Cell.LAG_NS] / 1e9, late), 3)
+
+    def dismiss(self, why: str) -> None:
+        """End it now, for no fault of its own."""
+        self.is_dismissed = True
+        self.kill(why)
 
     def kill(self, why: str) -> None:
         """End it now."""
@@ -342,6 +363,7 @@ class Worker:
         self._board.release(self.row_number)
 
     def _on_end(self, ended: Ended) -> None:
+        self.ended = ended
         self._on_message()
         if ended.is_clean and self.is_leaving:
             reason = ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from supervisor.messages.crash import LogLine
+
 NO_FD = -1
 
 
@@ -21,3 +23,4 @@ class Pipes(msgspec.Struct, frozen=True, kw_only=True):
 
     stdout: Stream = Stream()
     stderr: Stream = Stream()
+    last: tuple[LogLine, ...] = ()  # lines of both, as they came

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 from msgspec import Struct
 
 from supervisor.kernel.board import (
@@ -23,6 +24,7 @@ from supervisor.kernel.board import (
     Board,
     Cell,
 )
+from supervisor.watch.stall import BEAT
 
 MAX_PATH = 100  # characters
 _LINE = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^\x00-\x20]+)")
@@ -34,7 +36,7 @@ _LOOKS = 3  # at memory that a living worker writes to, until two are equal
 
 class Serving(Struct, frozen=True):
     """One request with the app. `age_s` is since it came; of the current one, which has no time on record, how long the
-    loop has been busy with it, to a tenth of a second. `thread` is a `threading.get_ident`, 0 for the event loop's."""
+    loop has been busy with it, give or take half a heartbeat. `thread` is a `threading.get_ident`, 0 in the loop."""
 
     method: str
     path: str  # at most MAX_PATH characters, without the query
@@ -64,12 +66,38 @@ class Flight(Struct, frozen=True):
     @property
     def requests(self) -> tuple[Serving, ...]:
         """All that are known, what is certainly running first."""
-        return (self.running, *self.waiting) if self.running is not None and self.is_certain else self.waiting
+        if self.running is None or not self.is_certain:
+            return self.waiting
+        return self.running, *(each for each in self.waiting if each is not self.running)
+
+    @property
+    def suspects(self) -> tuple[Serving, ...]:
+        """Those that may be why a worker has died: what was certainly running, or else all."""
+        return (self.running,) if self.running is not None and self.is_certain else self.waiting
 
     @property
     def count(self) -> int:
         """All, known or not."""
         return len(self.requests) + self.others
+
+    def __str__(self) -> str:
+        """For a person, after "while"; empty when there is nothing in hand."""
+        if not self.count:
+            return ""
+        if self.running is not None and (self.is_certain or self.count == 1):
+            more = f", with {self.count - 1} more under way" if self.count > 1 else ""
+            return f"serving {self.running} for {self.running.age_s:.1f} s{more}"
+        if not self.waiting:
+            return f"{self.count} request{'s' * (self.count > 1)} had not reached the app"
+        last = self.waiting[-1]
+        if self.count == 1:
+            return f"serving {last} for {last.age_s:.1f} s"
+        return f"{self.count} requests were under way, the last begun {last}, {last.age_s:.1f} s before"
+
+    def blamed_on(self, thread: int) -> Flight:
+        """The same, knowing that it was in this thread that something happened."""
+        found = self.in_thread(thread)
+        return self if found is None else msgspec.structs.replace(self, running=found, is_certain=True)
 
     def in_thread(self, ident: int) -> Serving | None:
         """What this thread runs, one of a WSGI app's."""
@@ -92,7 +120,8 @@ def read(memory: bytes, now: float) -> Flight:
     seats = sorted(_seats(memory, now), key=lambda each: -each.age_s)
     client = memory[CLIENT : CLIENT + CLIENT_BYTES].partition(b"\0")[0]
     head = memory[HEAD : HEAD + HEAD_BYTES].partition(b"\0")[0]
-    busy = max(0.0, now - cells[Cell.HEARTBEAT_NS] / 1e9) if cells[Cell.HEARTBEAT_NS] else 0.0
+    beat = cells[Cell.HEARTBEAT_NS]
+    busy = max(0.0, now - beat / 1e9 - BEAT / 2) if beat else 0.0
     current = serving(client, head, busy)
     in_loop = [each for each in seats if not each.thread]
     running = current if current is not None else in_loop[0] if len(in_loop) == 1 else None

@@ -99,6 +99,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "control": ('"/run/c.sock"', "/run/c.sock", f'"{"x" * 108}"', "1 to 107 bytes"),
     "control_group": ('"ops:full"', ControlGroup("ops", may_command=True), '"ops:all"', "GROUP:read or GROUP:full"),
     "pidfile": ('"/run/p"', "/run/p", "5", "a path"),
+    "crash_dir": ('"/var/crashes"', "/var/crashes", "5", "a path"),
 }
 
 
@@ -167,7 +168,14 @@ def test_a_flag_wins_over_the_file(option: Option) -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
 def test_a_wrong_flag_is_named_by_its_flag(option: Option) -> None:
     key = option.key
-    wrong: Any = {"bind": ["80"], "env": ["A"], "preload": "true", "pidfile": "", "access_log": ""}.get(key)
+    wrong: Any = {
+        "bind": ["80"],
+        "env": ["A"],
+        "preload": "true",
+        "pidfile": "",
+        "crash_dir": "",
+        "access_log": "",
+    }.get(key)
     if wrong is None:
         written = CASES[key][2]
         wrong = ast.literal_eval(written) if written.startswith('"') else written

@@ -43,6 +43,7 @@ def test_the_default_that_people_read_is_the_default_of_the_record(option: Optio
             "working directory",
             "holdfast's own",
             "in the runtime directory",
+            "beside the control socket",
         )
         assert option.default in words
     else:

@@ -22,6 +22,16 @@ from supervisor.control.access import Permit
 from supervisor.control.server import ControlServer
 from supervisor.errors import RefusedError
 from supervisor.kernel.reactor import Reactor
+from supervisor.messages.crash import (
+    CrashList,
+    CrashRelease,
+    CrashReport,
+    CrashRequest,
+    CrashSummary,
+    End,
+    LogLine,
+    Moment,
+)
 from supervisor.messages.events import Event
 from supervisor.messages.status import (
     AppState,
@@ -71,6 +81,29 @@ def app(count: int = 2, *, state: AppState = "running", generation: int = 1, fir
     )
 
 
+CRASH = CrashReport(
+    id="20261121T070809.123-web-1-4242",
+    ts=1795244889.123,
+    app="web",
+    slot=1,
+    pid=4242,
+    end=End(reason="killed by SIGSEGV", signal="SIGSEGV", was_ready=True),
+    serving="serving POST /poison from 192.0.2.1 for 0.3 s, with 2 more under way",
+    version="0.1.0",
+    uptime_s=75.0,
+    restarts=1,
+    release=CrashRelease(3, "/srv/web", None, "0badcafe"),
+    requests=(
+        CrashRequest(method="POST", path="/poison", client="192.0.2.1", age_s=0.3, request_id="abc", is_running=True),
+        CrashRequest(method="GET", path="/waits", client="", age_s=2.0),
+    ),
+    other_requests=1,
+    stacks='Current thread 0x1 (most recent call first):\n  File "app.py", line 7 in poison',
+    log=(LogLine(1795244889.0, "stderr", "about to \x1b[31mfall"),),
+    history=(Moment(1.0, 50 * 2**20, 2.0, 3), Moment(0.0, None, 300.0, 3)),
+)
+
+
 class Scene:
     """A supervision in memory: commands take effect a little later, by the reactor's timers, and tell events."""
 
@@ -112,6 +145,14 @@ class Scene:
 
     def rolls(self) -> dict[str, Sequence[RollStatus]]:
         return {name: [it.last_roll] if it.last_roll else [] for name, it in self.apps.items()}
+
+    def crashes(self) -> CrashList:
+        return CrashList((msgspec.json.decode(msgspec.json.encode(CRASH), type=CrashSummary),))
+
+    def crash(self, name: str) -> bytes:
+        if not CRASH.id.endswith(name):
+            raise RefusedError(f"no crash report {name!r}; `holdfastctl crashes` lists them")
+        return msgspec.json.encode(CRASH)
 
     def start(self, target: str) -> None:
         self.calls.append(("start", target))

@@ -48,6 +48,19 @@ def test_metrics_are_prometheus_text() -> None:
     assert answer.body.endswith(b"holdfast_up 1\n")
 
 
+def test_crashes_are_listed_and_shown_one_by_one() -> None:
+    listed = json.loads(ask("GET", "/crashes").body)["crashes"]
+    assert [each["id"] for each in listed] == ["20261121T070809.123-web-1-4242"]
+    assert "stacks" not in listed[0]
+    shown = json.loads(ask("GET", "/crashes/4242").body)
+    assert shown["requests"][0]["path"] == "/poison"
+    assert shown["end"]["signal"] == "SIGSEGV"
+    missing = ask("GET", "/crashes/../status")
+    assert missing.status == 409
+    assert "'../status'" in refusal(missing)
+    assert ask("POST", "/crashes/4242").status == 405
+
+
 def test_version_names_the_master() -> None:
     assert set(json.loads(ask("GET", "/version").body)) == {"version", "pid"}
 

@@ -122,7 +122,7 @@ def test_the_heir_takes_the_place_of_a_holder_that_dies_while_it_boots() -> None
 def test_a_worker_that_is_not_ready_in_time_is_killed_once() -> None:
     assert next_wake(STARTING) == 60.0
     fleet, commands = told(STARTING, Tick(), now=60.0)
-    assert commands == [Kill(1, "not ready within 60 s"), Kill(2, "not ready within 60 s")]
+    assert commands == [Kill(number, "not ready within 60 s", is_fault=True) for number in (1, 2)]
     fleet, commands = told(fleet, Tick(), now=61.0)
     assert (commands, next_wake(fleet)) == ([], None)
 
@@ -138,7 +138,7 @@ def test_a_worker_still_there_after_its_drain_is_killed() -> None:
     fleet, _commands = told(SERVING, Want({1: None}), now=5.0)
     assert next_wake(fleet) == 5.0 + 30.0 + LEAVE_GRACE
     _fleet, commands = told(fleet, Tick(), now=5.0 + 30.0 + LEAVE_GRACE)
-    assert commands == [Kill(1, "still there 3 s after its drain timeout")]
+    assert commands == [Kill(1, "still there 3 s after its drain timeout", is_fault=True)]
 
 
 def test_new_terms_hold_for_what_starts_from_now_on() -> None:
@@ -233,7 +233,7 @@ def test_another_trial_takes_the_place_of_the_first() -> None:
 
 
 def test_a_worker_on_trial_that_is_not_ready_in_time_is_killed() -> None:
-    assert told(TRYING, Tick(), now=60.0)[1] == [Kill(3, "not ready within 60 s")]
+    assert told(TRYING, Tick(), now=60.0)[1] == [Kill(3, "not ready within 60 s", is_fault=True)]
 
 
 def test_two_slots_are_never_recycled_at_once() -> None:

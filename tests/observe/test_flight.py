@@ -54,7 +54,7 @@ def test_a_peer_that_is_believed_names_its_request() -> None:
 def test_how_long_the_current_one_has_the_loop_is_told_by_the_heartbeat() -> None:
     row = private_row()
     writer = Recorder(row)
-    row[Cell.HEARTBEAT_NS] = 40_000_000_000
+    row[Cell.HEARTBEAT_NS] = 39_950_000_000
     row[Cell.STARTED] = 3
     row[Cell.FINISHED] = 1
     writer.enter(b"", b"GET /slow HTTP/1.1\r\n\r\n", 0.0)
@@ -117,3 +117,49 @@ def test_whatever_lies_there_is_read_without_an_error(
 @given(st.integers())
 def test_a_row_of_noise_is_read_without_an_error(seed: int) -> None:
     read(Random(seed).randbytes(ROW_BYTES), 5.0)
+
+
+def flight(*paths: str, current: str = "", others: int = 0) -> Flight:
+    row = private_row()
+    writer = Recorder(row)
+    for number, path in enumerate(paths):
+        writer.keep(b"192.0.2.1", f"GET {path} HTTP/1.1\r\n\r\n".encode(), 10.0 + number, "")
+    if current:
+        writer.enter(b"192.0.2.2", f"POST {current} HTTP/1.1\r\n\r\n".encode(), 0.0)
+    row[Cell.HEARTBEAT_NS] = 19_650_000_000
+    row[Cell.STARTED] = len(paths) + bool(current) + others
+    return read(bytes(writer.memory), 20.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (flight(), ""),
+        (flight(current="/poison"), "serving POST /poison from 192.0.2.2 for 0.3 s"),
+        (
+            flight("/a", current="/poison", others=1),
+            "serving POST /poison from 192.0.2.2 for 0.3 s, with 2 more under way",
+        ),
+        (flight("/a"), "serving GET /a from 192.0.2.1 for 10.0 s"),
+        (
+            flight("/a", "/b", others=10),
+            "12 requests were under way, the last begun GET /b from 192.0.2.1, 9.0 s before",
+        ),
+        (flight(others=1), "1 request had not reached the app"),
+        (flight(others=3), "3 requests had not reached the app"),
+    ],
+)
+def test_a_flight_in_words(given: Flight, words: str) -> None:
+    assert str(given) == words
+
+
+def test_a_thread_that_was_hit_names_its_request() -> None:
+    writer = recorder()
+    for ident, path in ((7, b"a"), (8, b"b")):
+        writer.thread(ident)[0](b"", b"GET /" + path + b" HTTP/1.1\r\n\r\n", 1.0)
+    given = read(bytes(writer.memory), 2.0)
+    assert len(given.suspects) == 2
+    blamed = given.blamed_on(8)
+    assert [each.path for each in blamed.suspects] == ["/b"]
+    assert [each.path for each in blamed.requests] == ["/b", "/a"]
+    assert given.blamed_on(9) == given

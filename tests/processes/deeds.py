@@ -117,5 +117,5 @@ def kill_spawner(cluster: Cluster, number: int = signal.SIGKILL) -> int:
 
 def files(folder: Path) -> Iterator[str]:
     """What lies in the folder besides the test's own."""
-    own = {"stdout", "stderr", "__pycache__", "deeds_app.py", "echo_app.py"}
+    own = {"stdout", "stderr", "__pycache__", "deeds_app.py", "echo_app.py", "control.crashes"}
     return (entry.name for entry in sorted(folder.iterdir()) if entry.name not in own)
