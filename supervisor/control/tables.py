@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -75,7 +76,7 @@ def app_line(name: str, app: AppStatus) -> Text:
     facts = [f"generation {app.generation}", " ".join(map(escape, app.bind)), f"{there}/{slots} ready"]
     facts += [_count(app.totals.requests, "request"), _count(app.totals.restarts, "restart")]
     facts += [f"{app.totals.shed} shed"] if app.totals.shed else []
-    facts += [f"max {size(app.max_memory_bytes)} a worker"] if app.max_memory_bytes is not None else []
+    facts += [f"max {size(app.max_memory_bytes)} a worker"] if app.max_memory_bytes is not msgspec.UNSET else []
     line.append("  " + "  ".join(facts))
     if app.totals.lost:
         line.append(f"  {app.totals.lost} lost", "red")

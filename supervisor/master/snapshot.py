@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from supervisor.fleet import records as seats
 from supervisor.kernel.board import Cell, WorkerState
 from supervisor.master.app import App
@@ -36,7 +38,7 @@ def app_status(app: App, now: float) -> AppStatus:
         workers=tuple(sorted(rows, key=lambda row: (row.slot, row.state == "draining"))),
         totals=app.accounts.totals(app.workers.values()),
         last_roll=app.rollout.book.last(list(app.workers.values())),
-        max_memory_bytes=app.max_memory(app.settings),
+        max_memory_bytes=msgspec.UNSET if (limit := app.max_memory(app.settings)) is None else limit,
     )
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
+import msgspec
+
 from supervisor.messages.status import (
     AppState,
     AppStatus,
@@ -128,7 +130,7 @@ def _apps(apps: Apps) -> Iterator[str]:
         "holdfast_max_memory_bytes",
         "gauge",
         "Resident memory past which a worker is replaced.",
-        (({"app": name}, limit) for name, app in apps.items() if (limit := app.max_memory_bytes) is not None),
+        (({"app": name}, limit) for name, app in apps.items() if (limit := app.max_memory_bytes) is not msgspec.UNSET),
     )
     rolls = {name: app.last_roll for name, app in apps.items() if app.last_roll is not None}
     yield from _rolls(rolls)

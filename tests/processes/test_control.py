@@ -111,7 +111,7 @@ def test_an_app_is_stopped_and_started_through_holdfastctl(tmp_path: Path) -> No
 
 def test_a_stop_lets_requests_under_way_finish(tmp_path: Path) -> None:
     with deeds(tmp_path, "-w", "2") as cluster:
-        with in_flight(cluster, 0.7) as talk:
+        with in_flight(cluster, 3.0) as talk:
             program = "import sys, holdfast; sys.exit(holdfast.ctl())"
             command = [sys.executable, "-c", program, "-s", cluster.control, "stop", "web"]
             stop = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -306,7 +306,7 @@ def test_json_status_is_the_contract_s_object(tmp_path: Path) -> None:
             "slot pid generation state uptime_s inflight connections requests lag_ms lag_max_ms rss_bytes pss_bytes"
         )
         for worker in web["workers"]:
-            assert set(worker) == {*fields.split(), "cpu_percent", "restarts"}
+            assert set(worker) == {*fields.split(), "cpu_percent", "restarts", "uss_bytes"}
         leaving = [worker for worker in web["workers"] if worker["inflight"]]
         assert [(worker["state"], worker["generation"], worker["requests"] >= 1) for worker in leaving] == [
             ("draining", 1, True)
