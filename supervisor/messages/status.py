@@ -111,9 +111,7 @@ class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerStatus, ...]
     totals: Totals
     last_roll: RollStatus | None
-    max_memory_bytes: int | msgspec.UnsetType = (
-        msgspec.UNSET
-    )  # of a worker, as the setting resolves now
+    max_memory_bytes: int | msgspec.UnsetType = msgspec.UNSET  # of a worker, as the setting resolves now
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
