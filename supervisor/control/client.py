@@ -22,9 +22,11 @@ import msgspec
 from supervisor.errors import NoMasterError, RefusedError, UsageError
 from supervisor.messages.crash import CrashList, CrashReport, CrashSummary
 from supervisor.messages.events import Event, from_object
+from supervisor.messages.heap import Heap
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 TIMEOUT = 10.0  # seconds until a call gives up
+SURVEY = 30.0  # that a worker gets to tell what it holds
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_LINE = 16 * 1024 * 1024
 
@@ -150,6 +152,11 @@ class ControlClient:
     def last_upgrade(self) -> UpgradeStatus | None:
         """How the last upgrade went, or goes."""
         return self._get("/upgrade", _Upgrade).upgrade
+
+    def heap(self, target: str, seconds: float, frames: int = 1) -> Heap:
+        """Have a worker find out what it holds, which takes so many seconds and some more."""
+        patient = ControlClient(self.path, timeout=self._timeout + seconds + SURVEY)
+        return patient._post("/heap", {"target": target, "seconds": seconds, "frames": frames}, Heap)
 
     def shutdown(self) -> None:
         """Begin to stop everything gracefully."""

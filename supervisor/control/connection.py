@@ -4,6 +4,7 @@ Invariant: nothing a client does blocks or grows the master. What it sends is re
 request is answered at a time, no new one is read before the last answer has left, and every phase ends:
 
     READING    a whole request has to arrive          within REQUEST_TIMEOUT
+    WAITING    the master makes the answer            as long as it takes, which whoever makes it bounds
     ANSWERING  the answer leaves                      some of it every STUCK_TIMEOUT
     STREAMING  events leave as they happen            some of them every STUCK_TIMEOUT, when there are any
     LINGERING  the last answer has left, the client's rest is thrown away, so that the kernel does not answer it
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from supervisor.control.backlog import Backlog
-from supervisor.control.routes import NDJSON, Answer, Follow, Request, error, event_line
+from supervisor.control.routes import NDJSON, Answer, Follow, Later, Request, error, event_line
 from supervisor.errors import RefusedError
 from supervisor.kernel.lane import Lane
 from supervisor.kernel.reactor import Timer
@@ -53,7 +54,7 @@ LINGER_TIMEOUT = 1.0
 
 _HEAVY = ("inspect", "dataclasses", "http", "h11")  # each takes the ones before it, and some milliseconds
 
-Respond = Callable[[Request], Answer | Follow]
+Respond = Callable[[Request], Answer | Follow | Later]
 Subscribe = Callable[[Callable[[bytes], None]], Callable[[], None]]
 
 
@@ -72,6 +73,7 @@ class Phase(enum.Enum):
     """Where a connection stands; see the module's docstring."""
 
     READING = enum.auto()
+    WAITING = enum.auto()
     ANSWERING = enum.auto()
     STREAMING = enum.auto()
     LINGERING = enum.auto()
@@ -265,6 +267,8 @@ class Connection:
             raise  # to the reactor, which logs it
         if isinstance(answer, Follow):
             self._follow(answer)
+        elif isinstance(answer, Later):
+            self._wait(answer)
         else:
             self._answer(answer)
 
@@ -284,6 +288,18 @@ class Connection:
         if not last:  # after the last one, a client that only writes has to be read, or it would never come to read
             self._lane.remove_reader(self._sock.fileno())
         self.flush()
+
+    def _wait(self, answer: Later) -> None:
+        self._phase, self._due = Phase.WAITING, None
+        self._lane.remove_reader(self._sock.fileno())
+        try:
+            answer.begin(self._on_answer)
+        except RefusedError as refusal:
+            self._answer(error(409, str(refusal)))
+
+    def _on_answer(self, answer: Answer) -> None:
+        if self._phase is Phase.WAITING:  # else it was dropped meanwhile
+            self._answer(answer)
 
     def _follow(self, answer: Follow) -> None:
         try:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from supervisor.control import heap as heaps
 from supervisor.control import tables
 from supervisor.control.client import ControlClient
 from supervisor.control.crashes import list_crashes, show_crash
 from supervisor.control.discovery import find_socket
+from supervisor.control.routes import MAX_FRAMES, MAX_TRACED
 from supervisor.control.shell import Shell
 from supervisor.control.targets import are_running, pids, select
 from supervisor.control.terminal import Terminal
@@ -226,6 +228,40 @@ def crashes(session: Session, report: str | None) -> int:
         show_crash(session.terminal, session.client.crash(report))
     else:
         list_crashes(session.terminal, session.client.crashes())
+    return 0
+
+
+@cli.command()
+@click.argument("target", metavar="APP:SLOT")
+@click.option(
+    "--diff",
+    type=click.FloatRange(0, MAX_TRACED),
+    default=heaps.DEFAULT_DIFF,
+    metavar="S",
+    help="Trace allocations for so many seconds (default 10); 0: none.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(1, MAX_FRAMES),
+    default=1,
+    metavar="N",
+    help="Look so deep into the stack for the app's own line (default 1). It is slower with each.",
+)
+@pass_session
+def heap(session: Session, target: str, diff: float, frames: int) -> int:
+    """Show what a worker holds, and what of it grew.
+
+    What was allocated meanwhile and not freed, by line; objects by type; the largest containers.
+    """
+    if not session.terminal.as_json:
+        session.terminal.note(heaps.cost(target, diff, frames))
+    with session.terminal.progress(f"{target}: looking"):
+        found = session.client.heap(target, diff, frames)
+    if session.terminal.as_json:
+        session.terminal.json(found)
+    else:
+        for picture in heaps.pictures(found):
+            session.terminal.show(picture)
     return 0
 
 

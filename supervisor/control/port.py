@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from supervisor.errors import RefusedError
 from supervisor.messages.crash import CrashList
 from supervisor.messages.events import Event
+from supervisor.messages.heap import Heap
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 
@@ -58,6 +60,10 @@ class Supervision(Protocol):
 
     def last_upgrade(self) -> UpgradeStatus | None:
         """How the last one went, or goes; None when there was none."""
+
+    def heap(self, target: str, seconds: float, frames: int, on_answer: Callable[[Heap | RefusedError], None]) -> None:
+        """Have one worker find out what it holds, tracing allocations for `seconds` with so many `frames` of the stack;
+        `on_answer` is called later."""
 
     def shutdown(self) -> None:
         """Stop everything gracefully, as TERM does."""

@@ -7,7 +7,7 @@ What is asked with GET changes nothing: it is what those may who may only read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -15,12 +15,15 @@ from supervisor.control.access import Access
 from supervisor.control.port import Supervision
 from supervisor.errors import RefusedError
 from supervisor.messages.events import Event
+from supervisor.messages.heap import Heap
 from supervisor.messages.status import Begun
 from supervisor.observe.metrics import CONTENT_TYPE
 from supervisor.observe.render import encode_json, render_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+MAX_TRACED = 600.0  # seconds
+MAX_FRAMES = 16
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -46,6 +49,15 @@ class Follow(msgspec.Struct, frozen=True):
     first: tuple[bytes, ...] = ()
 
 
+class Later(msgspec.Struct, frozen=True):
+    """The answer to what takes a while: `begin` is handed a function that takes the answer once it is there.
+
+    It may be called at once or never; what `begin` raises is the answer, too.
+    """
+
+    begin: Callable[[Callable[[Answer], None]], None]
+
+
 class BadRequestError(Exception):
     """The request can't be meant; the text says what was expected."""
 
@@ -68,11 +80,17 @@ class _Signal(msgspec.Struct, forbid_unknown_fields=True):
     target: str
 
 
-Handler = Callable[[Request, Supervision], Answer | Follow]
+class _Heap(msgspec.Struct, forbid_unknown_fields=True):
+    target: str
+    seconds: float
+    frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)] = 1
+
+
+Handler = Callable[[Request, Supervision], Answer | Follow | Later]
 T = TypeVar("T")
 
 
-def route(request: Request, supervision: Supervision, access: Access = Access.FULL) -> Answer | Follow:
+def route(request: Request, supervision: Supervision, access: Access = Access.FULL) -> Answer | Follow | Later:
     """Answer one request of somebody who has `access`, which is not none.
 
     What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500.
@@ -216,6 +234,21 @@ def _last_upgrade(_request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json({"upgrade": supervision.last_upgrade()}))
 
 
+def _heap(request: Request, supervision: Supervision) -> Later:
+    wanted = _body(request, _Heap)
+    if not 0 <= wanted.seconds <= MAX_TRACED:
+        raise BadRequestError(f"seconds: 0 to {MAX_TRACED:g}, not {wanted.seconds:g}")
+
+    def begin(give: Callable[[Answer], None]) -> None:
+        def on_answer(found: Heap | RefusedError) -> None:
+            text = f"{wanted.target}: {found}"
+            give(error(409, text) if isinstance(found, RefusedError) else Answer(200, _json(found)))
+
+        supervision.heap(wanted.target, wanted.seconds, wanted.frames, on_answer)
+
+    return Later(begin)
+
+
 def _shutdown(_request: Request, supervision: Supervision) -> Answer:
     supervision.shutdown()
     return Answer(202, _json({"state": "stopping"}))
@@ -239,5 +272,6 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/restart": {"POST": _restart},
     "/scale": {"POST": _scale},
     "/signal": {"POST": _signal},
+    "/heap": {"POST": _heap},
     "/shutdown": {"POST": _shutdown},
 }

@@ -22,7 +22,7 @@ from supervisor.control.access import Access, Peer, Permit
 from supervisor.control.connection import Connection, import_next
 from supervisor.control.feed import Feed
 from supervisor.control.port import Supervision
-from supervisor.control.routes import Answer, Follow, Request, error, route
+from supervisor.control.routes import Answer, Follow, Later, Request, error, route
 from supervisor.kernel.lane import Lane
 from supervisor.kernel.reactor import Reactor
 
@@ -112,7 +112,7 @@ class ControlServer:
                 connection.flush()
             waiting = {connection for connection in waiting if connection.has_output}
 
-    def _respond(self, request: Request, access: Access) -> Answer | Follow:
+    def _respond(self, request: Request, access: Access) -> Answer | Follow | Later:
         self._answering += 1
         try:
             return route(request, self._supervision, access)
@@ -182,7 +182,7 @@ class ControlServer:
         connection.refuse(refusal)
 
     def _connection(self, sock: socket.socket, granted: Access, on_closed: Callable[[Connection], None]) -> Connection:
-        def respond(request: Request) -> Answer | Follow:
+        def respond(request: Request) -> Answer | Follow | Later:
             return self._respond(request, granted)
 
         return Connection(sock, self._lane, respond, self._feed.follow, on_closed)

@@ -59,6 +59,10 @@ class Terminal:
         """A line that is rendered already, out at once."""
         click.echo(line, color=True)
 
+    def note(self, text: str) -> None:
+        """What is good to know beforehand, in one line on stderr."""
+        click.echo(escape(text), err=True)
+
     def complain(self, text: str) -> None:
         """What went wrong, in one line, on stderr."""
         if self.as_json:

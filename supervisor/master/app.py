@@ -33,10 +33,22 @@ from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
 from supervisor.master.stallnews import StallNews
+from supervisor.master.surveys import Surveys
 from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
-from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready, Recovered, Saturated, Stuck, Unstuck
+from supervisor.messages.wire import (
+    Erred,
+    FromWorker,
+    Imported,
+    Probed,
+    Ready,
+    Recovered,
+    Saturated,
+    Stuck,
+    Surveyed,
+    Unstuck,
+)
 from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
@@ -88,6 +100,7 @@ class App:
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
         self.rollout = Rollout(self, reactor)
+        self.surveys = Surveys(reactor)
         self.watch = Watch(self, reactor, StallNews(journal, settings.name))
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
@@ -277,6 +290,8 @@ class App:
             self.news.recovered(worker, message.seconds, message.why)
         elif isinstance(message, Erred):
             self.rollout.trial.look()
+        elif isinstance(message, Surveyed):
+            self.surveys.answered(worker, message.heap)
         elif isinstance(message, Probed):
             self.rollout.trial.probed(worker, message.status)
         elif isinstance(message, Stuck):
@@ -286,6 +301,7 @@ class App:
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
+        self.surveys.ended(worker)
         self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
         self.rollout.book.ended(worker)

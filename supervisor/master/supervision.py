@@ -11,7 +11,9 @@ from supervisor.errors import RefusedError, UserError
 from supervisor.kernel.reactor import Pace
 from supervisor.master.app import App
 from supervisor.master.releases import wanted_workers
+from supervisor.master.surveys import OnAnswer
 from supervisor.master.upgrade import Upgrade
+from supervisor.master.worker import Worker
 from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 from supervisor.observe.crash import CrashStore
@@ -147,6 +149,12 @@ class MasterSupervision:
     def last_upgrade(self) -> UpgradeStatus | None:
         return self._upgrade.status
 
+    def heap(self, target: str, seconds: float, frames: int, on_answer: OnAnswer) -> None:
+        app, worker = self._worker(target)
+        if not worker.is_admitted or worker.is_leaving:
+            raise RefusedError(f"{target} does not serve, it {'leaves' if worker.is_leaving else 'is starting'}")
+        app.surveys.ask(worker, seconds, frames, on_answer)
+
     def shutdown(self) -> None:
         self._begin_stop("shutdown was asked for")
 
@@ -188,6 +196,18 @@ class MasterSupervision:
             span = f"{name}:{slots[0]} to {name}:{slots[-1]}" if slots else "no workers"
             raise RefusedError(f"there is no worker {target}; {name} has {span}")
         return [(app, int(number))]
+
+    def _worker(self, target: str) -> tuple[App, Worker]:
+        """The worker that holds a slot. Raises `RefusedError`."""
+        found = self._targets(target)
+        app, number = found[0]
+        if number is None:
+            raise RefusedError(f"one worker, such as {app.name}:1, not {target}")
+        holder = app.engine.fleet.slots[number].holder
+        worker = app.workers.get(holder.id) if holder is not None else None
+        if worker is None or not worker.pid:
+            raise RefusedError(f"{target} has no process now")
+        return app, worker
 
     def _running(self, name: str) -> App:
         app = self._app(name)

@@ -40,6 +40,7 @@ from supervisor.messages.wire import (
     Probe,
     ReopenLogs,
     Show,
+    Survey,
     ToWorker,
     Waiting,
     encode,
@@ -264,6 +265,10 @@ class Worker:
     def probe(self) -> None:
         """Have it say whether it is still ready."""
         self._send(Probe())
+
+    def survey(self, seconds: float, frames: int) -> None:
+        """Have it tell what it holds, and what it allocates within so many seconds, and in how deep a stack."""
+        self._send(Survey(seconds, frames))
 
     def drain(self, timeout: float, linger: float | None, outlet: int | None = None, *, sweep: bool = False) -> None:
         """Have it hand over what can go by `outlet`, the hand-over queue's giving end, finish the rest, and leave."""

@@ -12,6 +12,7 @@ import msgspec
 
 from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import ProtocolError
+from supervisor.messages.heap import Heap
 from supervisor.messages.stacks import Serving
 
 Host = Annotated[str, msgspec.Meta(max_length=256)]
@@ -201,14 +202,30 @@ class Probe(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: ask the app for its `ready_path` once more, and answer with `Probed`."""
 
 
+class Survey(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: find out what you hold, tracing allocations for so many seconds (0: not at all), and answer
+    with `Surveyed`. Not sent again before that. `frames` are traced of each allocation's stack."""
+
+    seconds: float
+    frames: int
+
+
+class Surveyed(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: what it holds."""
+
+    heap: Heap
+
+
 class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: write the access log to the descriptor beside this message from now on."""
 
 
 ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs
-FromWorker = Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered | Stuck | Unstuck
+ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs | Survey
+FromWorker = (
+    Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered | Stuck | Unstuck | Surveyed
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_spawner: msgspec.msgpack.Decoder[ToSpawner] = msgspec.msgpack.Decoder(ToSpawner)

@@ -43,6 +43,8 @@ from supervisor.messages.wire import (
     Ready,
     ReopenLogs,
     Show,
+    Survey,
+    Surveyed,
     ToWorker,
     Waiting,
     encode,
@@ -312,6 +314,8 @@ class Worker:
                 self._allow(message.connections)
             elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:
                 self._service.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
+            elif isinstance(message, Survey):
+                self._survey(message)
             elif isinstance(message, Probe) and self._service is not None:
                 self._probing = self._loop.create_task(self._probe(self._service))
             elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
@@ -319,6 +323,11 @@ class Worker:
                 self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
             for fd in fds:
                 os.close(fd)
+
+    def _survey(self, asked: Survey) -> None:
+        from supervisor.worker import survey  # with tracemalloc and all: for those who are asked
+
+        survey.Survey(self._loop, asked.seconds, asked.frames, lambda heap: self.tell(Surveyed(heap)))
 
     def _allow(self, connections: int | None) -> None:
         """Held to a number of connections, it is on trial: then the master is to hear of errors at once."""

@@ -33,6 +33,7 @@ from supervisor.messages.crash import (
     Moment,
 )
 from supervisor.messages.events import Event
+from supervisor.messages.heap import Allocation, Container, Heap, Kind
 from supervisor.messages.status import (
     AppState,
     AppStatus,
@@ -44,6 +45,21 @@ from supervisor.messages.status import (
     Totals,
     UpgradeStatus,
     WorkerStatus,
+)
+
+HEAP = Heap(
+    seconds=2.0,
+    note="tracing ended early",
+    traced_bytes=3 * 2**20,
+    traced_count=5000,
+    allocations=(
+        Allocation(place="/srv/shop/cart.py:12", source="HELD.append({})", bytes=2 * 2**20, count=4000),
+        Allocation(place="/srv/shop/cart.py:9", source="x = f()", by="/lib/y.py:7", bytes=2**20, count=1000),
+    ),
+    objects=123456,
+    kinds=(Kind(name="dict", count=20000, grown=4000), Kind(name="shop.Cart", count=7)),
+    containers=(Container(kind="list", length=4000, bytes=32 * 2**10, name="shop.HELD", holds="dict"),),
+    longest_ms=2.5,
 )
 
 
@@ -186,6 +202,14 @@ class Scene:
     def signal(self, name: str, target: str) -> list[int]:
         self.calls.append(("signal", name, target))
         return [each.pid for each in self.apps[self.named(target)].workers]
+
+    def heap(self, target: str, seconds: float, frames: int, on_answer: Callable[[Heap | RefusedError], None]) -> None:
+        self.calls.append(("heap", target, seconds, frames))
+        self.named(target)
+        if ":" not in target:
+            raise RefusedError(f"one worker, such as {target}:1, not {target}")
+        gone = RefusedError("the worker has ended meanwhile")
+        self.later(0.1, lambda: on_answer(gone if target.endswith(":2") else HEAP))
 
     def shutdown(self) -> None:
         self.calls.append(("shutdown",))

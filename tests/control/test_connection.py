@@ -58,6 +58,30 @@ def test_pipelined_requests_are_answered_in_order(live: Stage) -> None:
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 404, 200]
 
 
+def test_an_answer_that_takes_a_while_comes_before_that_to_the_next_request(live: Stage) -> None:
+    survey = b'{"target":"web:1","seconds":0}'
+    with dial(live.path) as sock:
+        sock.sendall(post("/heap", survey) + get("/version", "connection: close"))
+        answer = read_all(sock)
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 200]
+    assert answer.index(b"cart.py") < answer.index(b'"version"')
+
+
+def test_what_is_refused_before_it_has_begun_is_told_at_once(live: Stage) -> None:
+    answer = talk(live.path, post("/heap", b'{"target":"web","seconds":0}', "connection: close"))
+    assert status_of(answer) == 409
+    assert error_of(answer) == "one worker, such as web:1, not web"
+
+
+def test_a_client_that_leaves_before_its_answer_comes_breaks_nothing(live: Stage) -> None:
+    with dial(live.path) as sock:
+        sock.sendall(post("/heap", b'{"target":"web:1","seconds":0}'))
+        eventually(lambda: live.scene.calls)
+    eventually(lambda: status_of(talk(live.path, get("/version", "connection: close"))) == 200)
+    time.sleep(0.2)
+    assert live.errors == []
+
+
 def test_a_request_may_come_a_byte_at_a_time(live: Stage) -> None:
     with dial(live.path) as sock:
         for byte in post("/scale", b'{"app":"web","workers":3}', "connection: close"):

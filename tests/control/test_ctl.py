@@ -171,6 +171,36 @@ def test_signal_tells_whom_it_reached(start_master: StartMaster, ctl: Ctl) -> No
     assert ctl("signal", "USR1", "web").stdout == "web: USR1 sent to pid 1001, 1002\n"
 
 
+def test_heap_tells_its_cost_first_and_shows_what_grew(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("heap", "web:1", "--diff", "2")
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "web:1: allocations are traced for 2 s; a request takes this worker four to five times"
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["tracing", "ended", "early"]
+    assert lines[1] == ["Allocated", "in", "2.0", "s", "and", "not", "freed:", "3M", "in", "5000", "blocks"]
+    assert lines[3] == ["2M", "4000", "/srv/shop/cart.py:12", "HELD.append({})"]
+    assert lines[4][-3:] == ["f()", "(by", "/lib/y.py:7)"]
+    assert ["20000", "+4000", "dict"] in lines
+    assert ["4000", "+0", "32K", "list", "dict", "shop.HELD"] in lines
+
+
+def test_heap_as_json_is_all_of_it_and_nothing_else(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("--json", "heap", "web:1", "--diff", "0")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["traced_count"] == 5000
+
+
+def test_heap_of_a_worker_that_ends_meanwhile_is_one_line(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("heap", "web:2", "--diff", "0")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "holdfastctl: web:2: the worker has ended meanwhile"
+
+
 def test_shutdown_waits_until_the_master_is_gone(start_master: StartMaster, ctl: Ctl) -> None:
     master = start_master()
     done = ctl("shutdown")
@@ -395,7 +425,20 @@ def test_help_lists_what_exists_and_nothing_else(ctl: Ctl) -> None:
     told = ctl("--help").stdout
     listed = re.findall(r"^  ([a-z]+)  ", told.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("events", "pid", "reload", "restart", "rollback", "rolls", "scale", "shutdown", "signal", "start"),
+        *(
+            "crashes",
+            "events",
+            "heap",
+            "pid",
+            "reload",
+            "restart",
+            "rollback",
+            "rolls",
+            "scale",
+            "shutdown",
+            "signal",
+            "start",
+        ),
         *("status", "stop", "upgrade", "version"),
     ]
 

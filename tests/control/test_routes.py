@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.control.routes import Answer, Follow, Request, error, route
+from supervisor.control.routes import Answer, Follow, Later, Request, error, route
 from tests.control.stage import Scene
 
 
@@ -200,3 +200,36 @@ def test_text_that_is_no_unicode_does_not_break_a_status() -> None:
     scene.end("web", 2, "roll.rolled_back", "caf\udce9.py")
     assert "rolled_back" in ask("GET", "/status", scene=scene).body.decode()
     assert "rolled_back" in ask("GET", "/events", scene=scene).body.decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"target": "web:1"},
+        {"target": "web:1", "seconds": -1},
+        {"target": "web:1", "seconds": 601},
+        {"target": "web:1", "seconds": 1, "frames": 0},
+        {"target": "web:1", "seconds": 1, "frames": 17},
+        {"target": "web:1", "seconds": "long"},
+    ],
+)
+def test_a_survey_that_would_take_too_long_or_nothing_is_a_bad_request(body: object) -> None:
+    scene = Direct()
+    assert ask("POST", "/heap", body, scene).status == 400
+    assert scene.calls == []
+
+
+def test_a_survey_is_answered_later() -> None:
+    class Quick(Direct):
+        def later(self, delay: float, action: Any) -> None:
+            action()
+
+    scene, answers = Quick(), list[Answer]()
+    for target in ("web:1", "web:2"):
+        later = route(Request("POST", "/heap", json.dumps({"target": target, "seconds": 2}).encode()), scene)
+        assert isinstance(later, Later)
+        later.begin(answers.append)
+    assert [answer.status for answer in answers] == [200, 409]
+    assert json.loads(answers[0].body)["allocations"][0]["place"] == "/srv/shop/cart.py:12"
+    assert refusal(answers[1]) == "web:2: the worker has ended meanwhile"
+    assert scene.calls[0] == ("heap", "web:1", 2.0, 1)
