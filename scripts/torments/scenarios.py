@@ -15,7 +15,62 @@ def end_crowd(trial: Trial) -> None:
         trial.failures.append(f"the crowd has lost {seen.lost}: {seen.lost_by}")
 
 
+BLOCKED = "its event loop is blocked"
+DOOMED = ("--stall-warn", "0.5", "--stall-timeout", "2")
+
 TORMENTS = (
+    Torment(
+        "a coroutine that sleeps for 2 s",
+        lambda trial: trial.ask("/block?2"),
+        (Sign("worker.stalled", BLOCKED), Sign("worker.recovered", "turns again")),
+    ),
+    Torment(
+        "C code that keeps the interpreter, some 2 s",
+        lambda trial: trial.ask("/seize?2"),
+        (Sign("worker.stalled", "in seize"), Sign("worker.recovered", "turns again")),
+    ),
+    Torment(
+        "an event loop blocked for good",
+        lambda trial: trial.ask("/block?60"),
+        (
+            Sign("worker.stalled", BLOCKED),
+            Sign("worker.stalled", "to be killed: its event loop"),
+            Sign("worker.exited", "stall_timeout, 2 s"),
+        ),
+        options=DOOMED,
+        may_lose=4,
+    ),
+    Torment(
+        "a WSGI thread stuck for 3 s",
+        lambda trial: trial.ask("/block?3"),
+        (Sign("worker.stalled", "thread "), Sign("worker.recovered", "is done with")),
+        options=("--request-warn", "1"),
+        app="wsgi",
+    ),
+    Torment(
+        "all threads of a WSGI worker stuck for good",
+        lambda trial: trial.ask("/block?60", times=2),
+        (Sign("worker.stalled", "to be killed: all its 2 threads"), Sign("worker.exited", "stall_timeout, 2 s")),
+        options=(*DOOMED, "--threads", "2"),
+        app="wsgi",
+        workers="1",
+        may_lose=4,
+    ),
+    Torment(
+        "more workers to kill than max_restarts, 1",
+        lambda trial: trial.ask("/block?5"),
+        (
+            Sign("worker.stalled", BLOCKED),
+            lambda trial: trial.ask("/block?5"),
+            Sign("worker.stalled", BLOCKED),
+            Sign("worker.stalled", "to be killed"),
+            Sign("log", "not killed although"),
+            Sign("app.degraded", "1 worker killed within 60 s"),
+        ),
+        options=(*DOOMED, "--max-restarts", "1"),
+        may_lose=8,
+        ends="degraded",
+    ),
     Torment(
         "an event loop late for a second",
         lambda trial: trial.ask("/block?1"),

@@ -62,6 +62,7 @@ class Torment:
     may_lose: int = 0
     connections: int = 4
     fresh: float = 0.5
+    ends: str = "running"  # the app's state at last
 
 
 @dataclass
@@ -137,12 +138,12 @@ class Trial:
     def since_began(self, event: Event) -> float:
         return float(event["ts"]) - self._began
 
-    def wait_until_well(self) -> bool:
-        """Every slot served, nobody blocked or saturated, and nobody on the way out."""
+    def wait_until_well(self, state: str) -> bool:
+        """The app in this state, every slot served, nobody blocked or saturated, and nobody on the way out."""
         deadline = time.monotonic() + RECOVER_S
         while time.monotonic() < deadline:
             app = self.cluster.app()
-            if app and app["state"] == "running" and all(each["state"] == "ready" for each in app["workers"]):
+            if app and app["state"] == state and all(each["state"] == "ready" for each in app["workers"]):
                 return True
             time.sleep(POLL_S)
         return False
@@ -186,6 +187,6 @@ def _watch(torment: Torment, trial: Trial, outcome: Outcome) -> None:
         outcome.noticed.append(f"{event['event']}: {event['message']}")
         if outcome.after_s is None:
             outcome.after_s = trial.since_began(event)
-    if not trial.wait_until_well():
+    if not trial.wait_until_well(torment.ends):
         outcome.failures.append(f"not well again after {RECOVER_S:.0f} s: {trial.cluster.app().get('state')}")
     outcome.remarks, outcome.failures = trial.remarks, outcome.failures + trial.failures

@@ -32,9 +32,10 @@ class Restraint:
         self.budget, granted = spend(self.budget, limit, self._reactor.now())
         if granted:
             return True
+        killed = f"{len(self.budget.spent)} worker{'s' * (len(self.budget.spent) != 1)}"
         self.why = self.why or (
-            f"{len(self.budget.spent)} workers killed within {SPAN:g} s, and more would have to be: warnings only, so "
-            f"that an overload does not become an outage (max_restarts = {limit})"
+            f"{killed} killed within {SPAN:g} s, and more would have to be: warnings only, so that an overload does "
+            f"not become an outage (max_restarts = {limit})"
         )
         if worker.number not in self._spared:
             self._spared.add(worker.number)
