@@ -9,14 +9,17 @@ Sources: sd_notify(3), sd_listen_fds(3), systemd.service(5).
 
 from __future__ import annotations
 
+import array
 import contextlib
 import functools
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
+MAX_NAME = 255  # bytes of a descriptor's name, sd_notify(3)
+STORED = "listen="  # how the names of sockets begin that we have stored ourselves; "listen=web=127.0.0.1%3A8000"
 _UNNAMED = "unknown"  # what sd_listen_fds_with_names calls a socket that came without a name
 
 
@@ -25,6 +28,8 @@ class Notifier:
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
+        self.watchdog_s = _watchdog(environ, os.getpid())
+        environ.pop("FDSTORE", None)  # how many descriptors a newer systemd would store for us
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
         if address.startswith(("/", "@")):
@@ -38,8 +43,10 @@ class Notifier:
     @property
     def environment(self) -> dict[str, str]:
         """What tells our next life, in this process, whom to tell."""
-        address = self._address.replace("\0", "@", 1)
-        return {"NOTIFY_SOCKET": address} if self.is_active else {}
+        if not self.is_active:
+            return {}
+        watched = {} if self.watchdog_s is None else {"WATCHDOG_USEC": str(round(self.watchdog_s * 1e6))}
+        return {"NOTIFY_SOCKET": self._address.replace("\0", "@", 1), **watched}
 
     def ready(self, status: str = "") -> None:
         """Serving, or serving again after `reloading`."""
@@ -62,25 +69,56 @@ class Notifier:
         """Which process is the service's main one, when it isn't the one systemd started."""
         self._send(f"MAINPID={pid}")
 
+    def watchdog(self) -> None:
+        """Alive; to be told at least every `watchdog_s` seconds, where that is not None."""
+        self._send("WATCHDOG=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Starting, reloading or stopping takes at least so long from now: no timeout before that."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def store(self, name: str, fd: int) -> None:
+        """Have a copy of a descriptor kept, and passed to the service's next process under this name.
+
+        FDPOLL=0: it stays whatever its state; only `discard` and the service's stop end it.
+        """
+        self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
+
+    def discard(self, name: str) -> None:
+        """Have no descriptor of this name kept any more."""
+        self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
     def close(self) -> None:
         """Say nothing any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, fds: Sequence[int] = ()) -> None:
         if self._socket is None:
             return
+        data = "\n".join(assignments).encode("utf-8", "replace")
         with contextlib.suppress(OSError):
-            self._socket.sendto("\n".join(assignments).encode("utf-8", "replace"), self._address)
+            # Not socket.send_fds, which drops the address (as of Python 3.13).
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            self._socket.sendmsg([data], rights, 0, self._address)
+
+
+def listen_fds() -> tuple[tuple[int, str], ...]:
+    """The sockets of socket units that systemd passed, each with its name; none when they are for another process.
+
+    Remembered: settings that are reread later may name a socket that the first ones did not.
+    """
+    return tuple((fd, name) for fd, name in _passed() if not name.startswith(STORED))
+
+
+def stored_fds() -> tuple[tuple[int, str], ...]:
+    """What systemd has kept for us (`Notifier.store`) and gives back. The descriptors are the first caller's."""
+    return tuple((fd, name) for fd, name in _passed() if name.startswith(STORED))
 
 
 @functools.cache
-def listen_fds() -> tuple[tuple[int, str], ...]:
-    """The descriptors that systemd passed, each with its name; empty when it passed none, or passed them to another.
-
-    Read once and remembered: settings that are reread later may name a socket that the first ones did not.
-    """
+def _passed() -> tuple[tuple[int, str], ...]:
     return read_listen_fds(os.environ, os.getpid())
 
 
@@ -105,6 +143,17 @@ def handed_environment() -> dict[str, str]:
         return {}
     names = ":".join(name for _fd, name in passed)
     return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": names}
+
+
+def _watchdog(environ: MutableMapping[str, str], pid: int) -> float | None:
+    """Within how many seconds the manager wants to hear from `pid` again and again; None: it does not, or from another.
+
+    Takes the variables out of `environ`. Source: sd_watchdog_enabled(3).
+    """
+    usec, receiver = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or receiver not in ("", str(pid)):
+        return None
+    return int(usec) / 1e6
 
 
 def _status(text: str) -> tuple[str, ...]:

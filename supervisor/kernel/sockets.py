@@ -53,12 +53,13 @@ class Listener:
     def fileno(self) -> int:
         return self.sock.fileno()
 
-    def close(self) -> None:
-        """Stop listening, and remove the socket file if it still is this one. Twice does no harm.
+    def close(self, *, keep_file: bool = False) -> None:
+        """Stop listening, and remove the socket file if it still is this one, unless somebody else holds the socket.
 
-        Of an inherited socket only our own descriptor is closed: it goes on listening for whoever passed it.
+        Of an inherited socket only our own descriptor is closed: it goes on listening for whoever passed it. Twice does
+        no harm.
         """
-        if self.inode is not None and _inode(self.path) == self.inode:
+        if not keep_file and self.inode is not None and _inode(self.path) == self.inode:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
         self.inode = None

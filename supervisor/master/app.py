@@ -33,6 +33,7 @@ from supervisor.master.relay import Relay
 from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
 from supervisor.master.stallnews import StallNews
+from supervisor.master.store import SocketStore
 from supervisor.master.surveys import Surveys
 from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
@@ -57,7 +58,9 @@ from supervisor.watch.scale import Pulse
 
 
 class AppOwner(Protocol):
-    """Who is told how an app fares."""
+    """Who is told how an app fares, and keeps its sockets when it goes."""
+
+    sockets: SocketStore
 
     def on_first_start_failed(self, app: App, reason: str) -> None: ...
     def on_app_settled(self, app: App) -> None: ...
@@ -90,7 +93,7 @@ class App:
         self.is_stopping = False
         self.longest_linger = math.inf  # seconds; a stop in a hurry bounds what the settings grant idle connections
         self.board = Board(settings.name)
-        self.listeners = Listeners()
+        self.listeners = Listeners(settings.name, owner.sockets)
         self.relay = Relay()
         self.access = AccessFiles()
         self.hooks = Hooks(reactor, children, journal, settings.name)

@@ -11,15 +11,19 @@ from collections.abc import Sequence
 
 from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
-from supervisor.kernel.address import Fd, Systemd, Unix, parse_address
+from supervisor.kernel.address import Fd, Systemd, Tcp, Unix, parse_address
+from supervisor.kernel.revival import revive_tcp, revive_unix
 from supervisor.kernel.sockets import Listener, adopt_fd, adopt_systemd, find_owner, open_tcp, open_unix
 from supervisor.master import record
+from supervisor.master.store import SocketStore
 
 
 class Listeners:
-    """Open sockets by the address they were asked for."""
+    """One app's open sockets by the address they were asked for; `store` outlives the master."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: str, store: SocketStore) -> None:
+        self._app = app
+        self._store = store
         self._open: dict[str, Listener] = {}
         self._terms: dict[str, dict[str, object]] = {}  # the settings of the moment of opening, by address
 
@@ -32,13 +36,15 @@ class Listeners:
         try:
             for address in settings.bind:
                 if address not in self._open and address not in opened:
-                    opened[address] = _open(address, settings)
+                    opened[address] = self._open_one(address, settings)
         except SurroundingsError:
             for listener in opened.values():
                 listener.close()
             raise
         self._open |= opened
         self._terms |= {address: _terms(address, settings) for address in opened}
+        for address in opened:
+            self._keep(address)
 
     def state(self) -> tuple[record.Listener, ...]:
         """All that a master which goes on with them has to know."""
@@ -59,6 +65,7 @@ class Listeners:
         sock = socket.socket(fileno=kept.fd)
         listener = Listener(kept.address, sock, inherited=kept.inherited, file=(kept.path, kept.inode))
         self._open[kept.address], self._terms[kept.address] = listener, kept.terms
+        self._keep(kept.address)
 
     def unheeded(self, settings: AppSettings) -> list[str]:
         """The keys of these settings that differ from what a socket which stays open was opened with."""
@@ -70,11 +77,7 @@ class Listeners:
     def keep_only(self, addresses: Sequence[str]) -> list[str]:
         """Close all others; returns where they listened."""
         dropped = [address for address in self._open if address not in addresses]
-        closed = [self._open.pop(address) for address in dropped]
-        for address in dropped:
-            del self._terms[address]
-        for listener in closed:
-            listener.close()
+        closed = [self._close(address) for address in dropped]
         return [listener.bound for listener in closed]
 
     def of(self, addresses: Sequence[str]) -> list[Listener]:
@@ -83,6 +86,23 @@ class Listeners:
 
     def close(self) -> None:
         self.keep_only(())
+
+    def _open_one(self, text: str, settings: AppSettings) -> Listener:
+        """The socket that an earlier master has left, brought up to these settings, or a new one."""
+        stored = self._store.take(self._app, text)
+        return (_revive(stored, text, settings) if stored is not None else None) or _open(text, settings)
+
+    def _keep(self, address: str) -> None:
+        """Have it outlive us; an inherited one does by itself."""
+        if not self._open[address].inherited:
+            self._store.put(self._app, address, self._open[address].fileno())
+
+    def _close(self, address: str) -> Listener:
+        listener = self._open.pop(address)
+        del self._terms[address]
+        self._store.drop(self._app, address)
+        listener.close(keep_file=self._store.keeps(self._app, address))
+        return listener
 
 
 def _terms(text: str, settings: AppSettings) -> dict[str, object]:
@@ -95,11 +115,23 @@ def _terms(text: str, settings: AppSettings) -> dict[str, object]:
     return {key: getattr(settings, key) for key in keys}
 
 
+def _revive(fd: int, text: str, settings: AppSettings) -> Listener | None:
+    address = parse_address(text)
+    if isinstance(address, Unix):
+        return revive_unix(fd, address.path, settings.backlog, settings.unix_mode, _owner(settings))
+    if isinstance(address, Tcp):
+        return revive_tcp(fd, text, settings.backlog, settings.defer_accept)
+    return None
+
+
+def _owner(settings: AppSettings) -> tuple[int, int]:
+    return find_owner(settings.unix_owner) if settings.unix_owner else (-1, -1)
+
+
 def _open(text: str, settings: AppSettings) -> Listener:
     address = parse_address(text)
     if isinstance(address, Unix):
-        owner = find_owner(settings.unix_owner) if settings.unix_owner else (-1, -1)
-        return open_unix(address.path, backlog=settings.backlog, mode=settings.unix_mode, owner=owner)
+        return open_unix(address.path, backlog=settings.backlog, mode=settings.unix_mode, owner=_owner(settings))
     if isinstance(address, Fd):
         return adopt_fd(address.number)
     if isinstance(address, Systemd):

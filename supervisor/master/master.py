@@ -24,7 +24,7 @@ from supervisor.errors import SettingsError, SurroundingsError, UserError
 from supervisor.kernel.board import ROW_BYTES
 from supervisor.kernel.files import read_settings
 from supervisor.kernel.instance import Claim, Pidfile, claim, default_control_path, resume_claim
-from supervisor.kernel.notify import Notifier, handed_environment
+from supervisor.kernel.notify import Notifier, handed_environment, stored_fds
 from supervisor.kernel.process import let_signals_in
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.sockets import longest_backlog
@@ -32,7 +32,9 @@ from supervisor.master import record
 from supervisor.master.admission import admission, warn_of_closed_door
 from supervisor.master.app import App
 from supervisor.master.children import Children
-from supervisor.master.snapshot import app_status
+from supervisor.master.herald import Herald
+from supervisor.master.snapshot import app_status, leaving_line, serving_line
+from supervisor.master.store import SocketStore
 from supervisor.master.succession import Successor, passed_descriptors, state_of
 from supervisor.master.supervision import MAX_WORKERS, Deeds, MasterSupervision
 from supervisor.master.upgrade import Upgrade
@@ -55,12 +57,13 @@ class Master:
         self._reactor = reactor
         self._journal = journal
         self._children = Children(reactor)
-        self._notifier = Notifier()
+        notifier = Notifier()
+        self._herald = Herald(notifier, reactor)
+        self.sockets = SocketStore(notifier, stored_fds())
         self._began = reactor.now()
         self._exit_code = 0
         self._is_stopping = False
         self._is_ready = False
-        self._told = ("", False)  # what the service manager last heard
         self._claim: Claim | None = None
         self._control: ControlServer | None = None
         self._crashes = CrashStore(journal)
@@ -75,6 +78,7 @@ class Master:
         Raises `UserError` when it can't begin; then nothing is left behind.
         """
         with contextlib.ExitStack() as opened:
+            self._herald.begin(2 * max(app.settings.boot_timeout for app in self._apps.values()))
             if kept is not None and kept.own is not None:
                 self._resume(kept, kept.own, opened)
             else:
@@ -83,7 +87,7 @@ class Master:
             self._crashes.folder = crash_folder(wanted, control, os.environ)
             self._sample()
             self._reactor.run()
-        self._notifier.close()
+        self._herald.close()
         return self._exit_code
 
     # What apps tell
@@ -91,6 +95,7 @@ class Master:
     def on_first_start_failed(self, app: App, reason: str) -> None:
         """An app that never served can't be imported: there is nothing to go on with."""
         self._journal.event("app.failed", f"can't start: {reason}", level="error", app=app.name)
+        self._herald.stopping(f"{app.name}: can't start: {reason}")
         self._exit_code = 1
         self._is_stopping = True
         app.kill()
@@ -98,18 +103,17 @@ class Master:
 
     def on_app_settled(self, _app: App) -> None:
         if self._is_stopping:
+            self._herald.stopping(leaving_line(self._apps.values()))
             if all(app.has_left for app in self._apps.values()):
                 self._reactor.stop()
             return
-        line = self._status_line()
+        line = serving_line(self._apps.values())
         is_rolling = any(app.state == "rolling" for app in self._apps.values())
         if not self._is_ready and all(app.is_complete for app in self._apps.values()):
             self._is_ready = True
             self._reactor.call_later(SETTLED_AFTER, _settle)
             self._journal.event("log", f"ready: {line}")
-        if (line, is_rolling) != self._told and self._is_ready:
-            self._told = line, is_rolling
-            (self._notifier.reloading if is_rolling else self._notifier.ready)(line)
+        self._herald.tell(line, is_ready=self._is_ready, is_rolling=is_rolling)
 
     # Beginning
 
@@ -119,6 +123,7 @@ class Master:
         self._claim_control(opened)
         for app in self._apps.values():
             app.open(app.settings)
+        self.sockets.drop_unclaimed()
         self._write_pidfile(opened)
         self._tell_started()
         for app in self._apps.values():
@@ -257,7 +262,7 @@ class Master:
             events=tuple(self._journal.recent()),
             unwritten=self._journal.unwritten(),
             passed=passed_descriptors(app.settings for app in self._apps.values()),
-            environment={**handed_environment(), **self._notifier.environment},
+            environment={**handed_environment(), **self._herald.environment},
             upgrade=self._upgrade.status,
         )
         apps = tuple(state_of(app) for app in self._apps.values())
@@ -280,13 +285,6 @@ class Master:
             state="stopping" if self._is_stopping else "running",
             apps={name: app_status(app, now) for name, app in self._apps.items()},
         )
-
-    def _status_line(self) -> str:
-        parts = []
-        for app in self._apps.values():
-            ready = sum(1 for slot in app.engine.fleet.slots.values() if slot.is_ready)
-            parts.append(f"{app.name}: {ready}/{app.count} ready, g{app.engine.roll.base}")
-        return "; ".join(parts)
 
     def _reload(self, names: Sequence[str]) -> dict[str, Begun]:
         """Roll these apps (none named: all that are not stopped) to new code and newly read settings: all, or none."""
@@ -362,7 +360,8 @@ class Master:
         if self._is_stopping:
             return
         self._is_stopping = True
-        self._notifier.stopping()
+        self.sockets.leave()
+        self._herald.stopping(leaving_line(self._apps.values()))
         self._journal.event("master.stopping", f"stopping gracefully: {why}", pid=os.getpid())
         for app in self._apps.values():
             app.stop()
@@ -376,6 +375,7 @@ class Master:
 
     def _end_everything(self) -> None:
         """Kill and reap whatever is left of our processes."""
+        self.sockets.leave()
         self._is_stopping = True
         for app in self._apps.values():
             app.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from supervisor.fleet import records as seats
@@ -16,6 +18,21 @@ _STATES: dict[int, SlotState] = {
     WorkerState.SATURATED: "saturated",
     WorkerState.DRAINING: "draining",
 }
+
+
+def serving_line(apps: Iterable[App]) -> str:
+    """All of it in one line, as `systemctl status` shows it: `web: 4/4 ready, g7; admin: 1/1 ready, g2`."""
+    parts = []
+    for app in apps:
+        ready = sum(1 for slot in app.engine.fleet.slots.values() if slot.is_ready)
+        parts.append(f"{app.name}: {ready}/{app.count} ready, g{app.engine.roll.base}")
+    return "; ".join(parts)
+
+
+def leaving_line(apps: Iterable[App]) -> str:
+    """The same at a stop."""
+    left = sum(len(app.workers) for app in apps)
+    return f"stopping: {left} worker{'' if left == 1 else 's'} left"
 
 
 def app_status(app: App, now: float) -> AppStatus:

@@ -23,6 +23,10 @@ class Manager:
     def told(self) -> list[str]:
         return self.sock.recv(4096).decode().split("\n")
 
+    def handed(self) -> tuple[list[str], list[int]]:
+        data, fds, _flags, _sender = socket.recv_fds(self.sock, 4096, 4)
+        return data.decode().split("\n"), fds
+
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
@@ -118,3 +122,43 @@ def test_passed_descriptors_are_read_by_the_protocol_and_its_variables_removed(
     assert read_listen_fds(environ, 17) == expected
     assert environ == {"HOME": "/"}
     assert closed == [fd for fd, _name in expected]
+
+
+def test_a_descriptor_is_stored_with_its_name_and_discarded_by_it(manager: Manager) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        notifier.store("listen=web=a", server.fileno())
+        said, (copy,) = manager.handed()
+        with socket.socket(fileno=copy) as stored:
+            assert stored.getsockname() == server.getsockname()
+    assert said == ["FDSTORE=1", "FDNAME=listen=web=a", "FDPOLL=0"]
+    notifier.discard("listen=web=a")
+    assert manager.told() == ["FDSTOREREMOVE=1", "FDNAME=listen=web=a"]
+    notifier.close()
+
+
+def test_patience_is_asked_for_in_microseconds_and_life_is_told(manager: Manager) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.address})
+    notifier.extend_timeout(15.0)
+    assert manager.told() == ["EXTEND_TIMEOUT_USEC=15000000"]
+    notifier.watchdog()
+    assert manager.told() == ["WATCHDOG=1"]
+    notifier.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "20000000"}, 20.0),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "20000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_PID": str(os.getpid())}, None),
+    ],
+)
+def test_the_watchdog_is_for_the_process_that_it_names(variables: dict[str, str], expected: float | None) -> None:
+    environ = {"FDSTORE": "16", **variables}
+    assert Notifier(environ).watchdog_s == expected
+    assert environ == {}

@@ -9,7 +9,9 @@ import pytest
 
 from supervisor.config.load import app_settings
 from supervisor.config.settings import AppSettings
+from supervisor.kernel.notify import Notifier
 from supervisor.master.listeners import Listeners
+from supervisor.master.store import SocketStore
 
 
 def settings(*bind: str, **given: object) -> AppSettings:
@@ -18,7 +20,7 @@ def settings(*bind: str, **given: object) -> AppSettings:
 
 @pytest.fixture
 def listeners() -> Iterator[Listeners]:
-    opened = Listeners()
+    opened = Listeners("web", SocketStore(Notifier({}), ()))
     yield opened
     opened.close()
 
