@@ -63,6 +63,7 @@ class Torment:
     connections: int = 4
     fresh: float = 0.5
     ends: str = "running"  # the app's state at last
+    is_slow: bool = False  # it takes minutes, and so little that others can be tried meanwhile
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Trial:
         self.failures: list[str] = []
         self._began = 0.0
         self._crowd: Load | None = None
+        self._is_over = threading.Event()
 
     def ask(self, path: str, times: int = 1) -> None:
         """So many requests at once, each on a connection of its own; nobody waits for the answers."""
@@ -104,6 +106,19 @@ class Trial:
         """The crowd goes; what it has seen."""
         assert self._crowd is not None
         return self._crowd.stop()
+
+    def drip(self, path: str, every_s: float) -> None:
+        """A request each `every_s` seconds until the torment is over."""
+
+        def go_on() -> None:
+            while not self._is_over.wait(every_s):
+                self._ask(path)
+
+        threading.Thread(target=go_on, daemon=True).start()
+
+    def end(self) -> None:
+        """Nothing is asked any more."""
+        self._is_over.set()
 
     def _ask(self, path: str) -> None:
         host, _, port = self.cluster.bind.rpartition(":")
@@ -157,7 +172,8 @@ def suffer(torment: Torment) -> Outcome:
         shutil.copy(APP, home)
         options = ["-w", torment.workers, "--log-format", "json", *torment.options]
         cluster = Cluster(Path(home), f"torment_app:{torment.app}", *options)
-        load = Load("", connections=torment.connections, fresh=torment.fresh, posts=0.3, timeout_s=20.0)
+        pause_s = 0.1 if torment.is_slow else 0.0
+        load = Load("", torment.connections, torment.fresh, posts=0.3, pause_s=pause_s, all_rest=True, timeout_s=20.0)
         with cluster:
             load.address = cluster.bind
             with load:
@@ -166,6 +182,7 @@ def suffer(torment: Torment) -> Outcome:
                 trial.inflict(torment)
                 _watch(torment, trial, outcome)
                 time.sleep(AFTER_S)
+                trial.end()
                 outcome.clients = load.window()
     if outcome.clients.lost > torment.may_lose:
         outcome.failures.append(f"{outcome.clients.lost} requests lost, {torment.may_lose} allowed")
