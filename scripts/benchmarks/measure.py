@@ -20,6 +20,7 @@ WEBSOCKET_LOAD = Path(__file__).with_name("websocket_load.py")
 WARM_UP_S = 2
 STEADY_S = 2.0  # memory is read when it has not changed by more than 1 % for so long
 STEADY_WITHIN_S = 30.0
+USING = 128  # connections of a burst
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,25 @@ def take_round(server: Server, scenario: Scenario, setup: Setup) -> Round:
     )
 
 
+def use(server: Server, requests: int) -> int:
+    """Have it answer so many or more, in bursts on fresh connections, so that every worker gets some; returns how many.
+
+    Raises `UnavailableError` when the client fails, or the server answers nothing.
+    """
+    answered = 0
+    while answered < requests:
+        command = ["wrk", "-t1", f"-c{USING}", "-d1s", "--timeout", "10s", "-s", str(WRK_LUA)]
+        done = subprocess.run(
+            [*command, f"http://127.0.0.1:{server.port}/"], capture_output=True, text=True, timeout=60, check=False
+        )
+        lines = done.stdout.strip().splitlines()
+        burst = int(json.loads(lines[-1])["requests"]) if lines and lines[-1].startswith("{") else 0
+        if not burst:
+            raise UnavailableError(f"load client: {(done.stderr.strip() or 'no answers').splitlines()[-1]}")
+        answered += burst
+    return answered
+
+
 def _load(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> dict[str, int]:
     command = _websocket_load if scenario.websocket else _wrk
     pinned = ["taskset", "-c", str(setup.client_core), *command(server, scenario, setup, seconds)]
@@ -158,6 +178,7 @@ class Memory:
     pss: int
     processes: int
     first_rss: int
+    requests: int = 0  # answered before
 
 
 def take_memory(server: Server) -> Memory:

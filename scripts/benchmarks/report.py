@@ -135,14 +135,25 @@ def master_object(found: Sequence[Idle]) -> dict[str, Any]:
 
 def memory_table(found: dict[str, Memory | str], workers: int) -> str:
     """`found` maps a server to its memory, or to why there is none."""
-    rows: list[Row] = [("", "PSS", "processes", "first's RSS", "of holdfast")]
+    rows: list[Row] = [("", "PSS", "processes", "first's RSS", "of holdfast", "requests")]
     measured = {name: each for name, each in found.items() if isinstance(each, Memory)}
     ours = next((each for name, each in measured.items() if name.startswith("holdfast")), None)
     for name, memory in sorted(measured.items(), key=lambda item: item[1].pss):
         ratio = f"{memory.pss / ours.pss:.2f} x" if ours and memory is not ours else ""
-        rows.append((name, _megabytes(memory.pss), str(memory.processes), _megabytes(memory.first_rss), ratio))
+        rows.append(
+            (
+                name,
+                _megabytes(memory.pss),
+                str(memory.processes),
+                _megabytes(memory.first_rss),
+                ratio,
+                f"{memory.requests:,}",
+            )
+        )
     skipped = [f"  {name}: skipped, {each}" for name, each in found.items() if isinstance(each, str)]
-    return "\n".join([f"memory: an idle FastAPI app, {workers} workers, all processes", *_aligned(rows), *skipped])
+    used = max((memory.requests for memory in measured.values()), default=0)
+    what = f"a FastAPI app after up to {used:,} requests" if used else "an idle FastAPI app"
+    return "\n".join([f"memory: {what}, {workers} workers, all processes", *_aligned(rows), *skipped])
 
 
 def memory_object(found: dict[str, Memory | str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Python, counts in full, which the kernel's own proportional size does not.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import shutil
 import struct
 from collections import Counter
@@ -22,6 +24,8 @@ PAGE = 4096
 PRESENT, NUMBER = 1 << 63, (1 << 55) - 1  # of a word in /proc/PID/pagemap, proc_pid_pagemap(5)
 MOST = 80_000_000  # bytes; the aim is 70 million, with compiled bytecode and nothing asked
 MOST_OF_THE_MASTER = 30_000_000
+MOST_UNSHARED = 16_000_000  # of one worker, however many requests it has had; it is 7 million
+MOST_OF_REQUESTS = 2_000_000  # by which it grows with 500 more
 SETTLED = 19_000_000  # what the master has come down to, once it has started
 
 
@@ -34,6 +38,13 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def used(idle: Cluster) -> Cluster:
+    """The same, when each worker has answered 500 requests."""
+    answer(idle, 500)
+    return idle
+
+
 def pages(pid: int) -> Iterator[int]:
     """The number of each page frame that the process has mapped; 0 for all of them without CAP_SYS_ADMIN."""
     with open(f"/proc/{pid}/pagemap", "rb") as pagemap:
@@ -43,6 +54,20 @@ def pages(pid: int) -> Iterator[int]:
                 pagemap.seek(start * 8)
                 entries = pagemap.read((end - start) * 8)
                 yield from (word & NUMBER for (word,) in struct.iter_unpack("Q", entries) if word & PRESENT)
+
+
+def answer(cluster: Cluster, requests: int) -> None:
+    """Until each worker has had so many more."""
+    before = {worker["slot"]: worker["requests"] for worker in cluster.workers()}
+
+    def is_enough() -> bool:
+        with contextlib.closing(http.client.HTTPConnection(cluster.bind, timeout=10)) as talk:
+            for _ in range(50):
+                talk.request("GET", "/echo?x=1")
+                assert talk.getresponse().read() == b"x=1"
+        return all(worker["requests"] >= before[worker["slot"]] + requests for worker in cluster.workers())
+
+    until("requests at each worker", is_enough, 40)
 
 
 def rollup(pid: int, name: str) -> int:
@@ -72,3 +97,14 @@ def test_four_workers_of_a_fastapi_app_share_most_of_what_they_hold(idle: Cluste
 def test_the_master_stays_small_and_comes_down_once_it_has_started(idle: Cluster) -> None:
     assert rollup(idle.pid, "Rss") < MOST_OF_THE_MASTER
     until("what its start has needed is given back", lambda: rollup(idle.pid, "Rss") < SETTLED)
+
+
+def test_requests_unshare_little_more_however_many_there_are(used: Cluster) -> None:
+    """After the first few there is next to nothing left to unshare; what 2,000 more add is held against a leak, too."""
+    after = {worker["pid"]: rollup(worker["pid"], "Private_Dirty") for worker in used.workers()}
+    for pid, alone in after.items():
+        assert alone < MOST_UNSHARED
+        assert alone < 0.4 * rollup(pid, "Rss")
+    answer(used, 500)
+    for pid, alone in after.items():
+        assert rollup(pid, "Private_Dirty") < alone + MOST_OF_REQUESTS
