@@ -19,4 +19,25 @@ OVERLOAD: tuple[Option, ...] = (
         help="a worker whose event loop turns this late leaves new connections to the others until it has recovered; "
         "0 = never",
     ),
+    Option(
+        key="queue_timeout",
+        flags=("--queue-timeout",),
+        section="app",
+        group=GROUP,
+        parse=values.seconds(),
+        metavar="S",
+        default="1",
+        help="a request that no worker has room for waits at most this long, and then gets 503; 0 = without limit",
+    ),
+    Option(
+        key="exempt_paths",
+        flags=("--exempt-paths",),
+        section="app",
+        group=GROUP,
+        parse=values.parse_exempt_paths,
+        metavar="PATH",
+        default="none",
+        help="health checks: requests for this path wait for nobody, and are never turned away",
+        repeatable=True,
+    ),
 )

@@ -78,6 +78,8 @@ class AppSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_restarts: int = 5  # within a minute
     max_connections: int = 16384
     lag_limit: float = 0.25  # 0: none
+    queue_timeout: float = 1.0  # 0: none
+    exempt_paths: tuple[str, ...] = ()
     limit_request_line: int = 8 * 1024
     limit_request_head: int = MAX_REQUEST_HEAD
     limit_request_fields: int = MAX_REQUEST_FIELDS

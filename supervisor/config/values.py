@@ -26,6 +26,7 @@ MAX_BACKLOG = 65535  # more than any kernel has held out for; somaxconn was once
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_SECONDS = 365 * 86400.0
 MAX_BINDS = 64
+MAX_EXEMPT = 64
 MAX_PEERS = 1024
 MAX_WORDS = 256
 MAX_COMMAND = 64 * 1024  # bytes
@@ -310,6 +311,17 @@ def parse_ready_path(value: object) -> str:
     if not isinstance(value, str) or not _READY_PATH.fullmatch(value) or len(value) > 2048:
         raise ValueError(f"a path of the app that begins with /, such as /health, not {shown(value)}")
     return value
+
+
+def parse_exempt_paths(value: object) -> tuple[str, ...]:
+    """One path or a list of them, without queries."""
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, Sequence) or len(paths) > MAX_EXEMPT:
+        raise ValueError(f'a list of at most {MAX_EXEMPT} paths such as ["/health"], not {shown(value)}')
+    for path in paths:
+        if not isinstance(path, str) or "?" in path or not _READY_PATH.fullmatch(path) or len(path) > 2048:
+            raise ValueError(f"paths of the app that begin with / and have no query, not {shown(path)}")
+    return tuple(paths)
 
 
 def parse_app_name(value: object) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from collections.abc import Callable
 
+_LAST_DATA_RECV = 52  # of struct tcp_info in linux/tcp.h, an u32 of milliseconds
 _ANY = ("0.0.0.0", "::")
 
 
@@ -41,3 +43,15 @@ class Door:
     def close(self) -> None:
         """Close this process's copy."""
         self._listener.close()
+
+
+def silence(sock: socket.socket) -> float:
+    """Seconds since the last bytes came on a TCP connection, or since it was made (tcp(7), TCP_INFO); 0 on others."""
+    if sock.family == socket.AF_UNIX:
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV + 4)
+    except OSError:
+        return 0.0
+    milliseconds: int = struct.unpack_from("=I", info, _LAST_DATA_RECV)[0]
+    return milliseconds / 1000

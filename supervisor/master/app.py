@@ -48,6 +48,7 @@ from supervisor.messages.wire import (
     Saturated,
     Stuck,
     Surveyed,
+    TurnedAway,
     Unstuck,
 )
 from supervisor.observe.crash import CrashStore
@@ -291,6 +292,8 @@ class App:
             self.news.saturated(worker, message.why)
         elif isinstance(message, Recovered):
             self.news.recovered(worker, message.seconds, message.why)
+        elif isinstance(message, TurnedAway):
+            self.news.turned_away(worker, message.requests, message.seconds)
         elif isinstance(message, Erred):
             self.rollout.trial.look()
         elif isinstance(message, Surveyed):

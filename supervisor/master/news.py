@@ -89,6 +89,10 @@ class News:
         text = f"takes connections again after {seconds:.1f} s: {why}"
         self._tell_worker("worker.recovered", text, worker, seconds=round(seconds, 3), why=why)
 
+    def turned_away(self, worker: Worker, requests: int, seconds: float) -> None:
+        text = f"{requests} request{'s' * (requests > 1)} turned away with 503 in {seconds:.1f} s: no room for them"
+        self._tell_worker("log", text, worker, level="warning", shed=requests, seconds=round(seconds, 3))
+
     def recycling(self, worker: Worker, why: str) -> None:
         self._tell_worker("worker.recycled", f"to be replaced, new worker first: {why}", worker, why=why)
 

@@ -118,6 +118,13 @@ class Recovered(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
+class TurnedAway(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: so many requests got 503 within so many seconds; for a while now none has."""
+
+    requests: int
+    seconds: float
+
+
 class Stuck(msgspec.Struct, frozen=True, tag=True):
     """Worker to master: this thread of its has been at one request for so long, and nothing comes of it."""
 
@@ -224,7 +231,18 @@ ToSpawner = Launch | Fork
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
 ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs | Survey
 FromWorker = (
-    Ready | Waiting | Probed | Erred | BootFailed | Faltered | Saturated | Recovered | Stuck | Unstuck | Surveyed
+    Ready
+    | Waiting
+    | Probed
+    | Erred
+    | BootFailed
+    | Faltered
+    | Saturated
+    | Recovered
+    | TurnedAway
+    | Stuck
+    | Unstuck
+    | Surveyed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -336,8 +336,10 @@ def _frozen(body: bytes) -> bytes:
     return bytes(memoryview(body))
 
 
-def plain(status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False) -> bytes:
-    """A complete answer of our own, as plain text."""
+def plain(
+    status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False, fields: Headers = ()
+) -> bytes:
+    """A complete answer of our own, as plain text, with more `fields`."""
     answer = Answer("HEAD" if head_only else "GET", False, keep)
     body = f"{status} {_REASONS[status]}{': ' if text else ''}{text}\n".encode()
-    return b"".join(answer.whole(render(status, _PLAIN_TEXT), body, stamps))
+    return b"".join(answer.whole(render(status, (*_PLAIN_TEXT, *fields)), body, stamps))

@@ -31,6 +31,8 @@ from supervisor.serve.extensions import (
 )
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.head import PERCENT, decode_path, mounted
+from supervisor.serve.line import Line
+from supervisor.serve.patience import arrival
 from supervisor.serve.trace import Trace
 from supervisor.serve.turns import Turns
 
@@ -71,7 +73,7 @@ class AsgiBridge:
         self.draining = asyncio.Event()  # the worker leaves: long answers had better come to an end
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
-        self.turns = Turns(self)
+        self.turns = Turns(self, Line(service.patience))
         self.open = functools.partial(AsgiExchange, self)
 
     def is_running(self) -> bool:
@@ -186,6 +188,36 @@ class AsgiExchange(ExtendedAnswer):
         """The worker ends: so does the app's coroutine."""
         if self._task is not None:
             self._task.cancel("the worker's drain timeout is over")
+
+    # What the line calls, where it waits for its turn.
+
+    @property
+    def gone(self) -> bool:
+        return self._gone
+
+    @property
+    def is_ending(self) -> bool:
+        return self._connection.eof
+
+    @property
+    def path(self) -> bytes:
+        return self._path
+
+    def queue(self) -> None:
+        """It stands in line, and is not in flight."""
+        connection = self._connection
+        connection.tally.inflight -= 1
+        self.since = arrival(connection, self.since)
+
+    def unqueue(self) -> None:
+        """Its turn has come."""
+        self._connection.tally.inflight += 1
+
+    def turn_away(self) -> None:
+        """Its turn does not come."""
+        self._live = False
+        self._phase = DONE
+        self._connection.turn_away()
 
     # What its turn calls.
 

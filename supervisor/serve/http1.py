@@ -445,6 +445,24 @@ class Connection(Outgoing):
             exchange.lost()
         self._linger()
 
+    def turn_away(self) -> None:
+        """Answer the request under way, which the app has not seen, with 503. Whoever does not even take that, or has a
+        body still to send, is let go."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        service, head_only = self.service, exchange.method == "HEAD"
+        must_close = self.body is not None or exchange.legacy or self.must_close(exchange)
+        keep = exchange.keep = exchange.keep and not must_close
+        exchange.status = 503
+        self.transport.write(plain(503, "", service.stamps, keep=keep, head_only=head_only, fields=service.retry_after))
+        self.tally.turned_away()
+        if service.access is not None:
+            service.access.record(self.client, exchange)
+        if keep and not self.write_paused:
+            self._ready()
+        else:
+            self._linger()
+
     def cut(self) -> None:
         """Give up on the request under way, if any, and on the connection."""
         self.flush()

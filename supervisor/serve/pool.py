@@ -28,6 +28,7 @@ from time import clock_gettime, monotonic, pthread_getcpuclockid
 from typing import Any, Protocol
 
 from supervisor.kernel.recorder import Record, Recorder
+from supervisor.serve.patience import Patience
 
 _LOOK = 0.001  # seconds between two looks at jobs that wait
 _PATIENCE = 50  # looks at one and the same waiting job, while the lead computes, before it gets another thread
@@ -57,6 +58,9 @@ class Job(Protocol):
     def gone(self) -> bool: ...
 
     @property
+    def path(self) -> bytes: ...
+
+    @property
     def progress(self) -> int:
         """Grows with what has come from the client, and what was sent to it."""
 
@@ -69,6 +73,9 @@ class Job(Protocol):
 
     def leave(self) -> None:
         """In the loop, instead of `connection.finish`, for one that is `gone`."""
+
+    def turn_away(self) -> None:
+        """In the loop: it has waited for too long, and is not run."""
 
 
 Answer = tuple[Job, Any, Callable[[Any], None] | None]
@@ -94,9 +101,17 @@ class Pool:
     """At most `size` daemon threads, started when first needed. `on_idle` is called in each that goes to sleep."""
 
     def __init__(
-        self, size: int, loop: asyncio.AbstractEventLoop, name: str, recorder: Recorder, on_idle: Callable[[], None]
+        self,
+        size: int,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        recorder: Recorder,
+        on_idle: Callable[[], None],
+        patience: Patience | None = None,
     ) -> None:
         self.jobs: deque[Job | None] = deque()
+        self._patience = patience  # of those in `jobs`
+        self._newest_first = False
         self.outbox: deque[Answer] = deque()
         self.is_waking = False
         self._size = size
@@ -214,6 +229,8 @@ class Pool:
         thread is needed; or it computes, and another one would only be in its way, for a while."""
         self._is_watching = False
         self._deliver()
+        if self._patience is not None:
+            self._turn_away(self._patience)
         first = self._next_job()
         if first is None:
             return
@@ -224,6 +241,28 @@ class Pool:
                 self._looks = 0
                 self._wake_threads(1)
         self._watch()
+
+    def _turn_away(self, patience: Patience) -> None:
+        """Those who have waited for too long. A job that is out of the deque is whoever's took it out."""
+        now = monotonic()
+        while (first := self._next_job()) is not None and (first.gone or patience.is_over(first.since, now)):
+            try:
+                job = self.jobs.popleft()
+            except IndexError:
+                break  # a thread was quicker
+            if job is not first:
+                self.jobs.appendleft(job)
+            elif first.gone:
+                first.leave()
+            elif first.path in patience.exempt:
+                self.jobs.append(first)  # the newest, who are first now
+                break
+            else:
+                first.turn_away()
+                patience.count()
+        if not self.jobs:
+            patience.relax(now)
+        self._newest_first = patience.is_overloaded
 
     def _next_job(self) -> Job | None:
         try:
@@ -296,7 +335,7 @@ class Pool:
         count = 0
         while jobs and count < self._row:
             try:
-                job = jobs.popleft()
+                job = jobs.pop() if self._newest_first else jobs.popleft()
             except IndexError:
                 break  # another thread was quicker
             if job is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import math
 import socket
 import ssl
 import time
@@ -34,6 +35,7 @@ from supervisor.serve.http1 import Connection
 from supervisor.serve.introduction import Introduction
 from supervisor.serve.lifespan import Lifespan
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
+from supervisor.serve.patience import OnTurnedAway, Patience
 from supervisor.serve.peers import Trust
 from supervisor.serve.proxy import Told
 from supervisor.serve.secure import Handshake, SecureConnection
@@ -63,6 +65,7 @@ class Service:
         access_log: AccessLog | None,
         on_room: Callable[[], None],
         on_empty: Callable[[], None],
+        on_turned_away: OnTurnedAway = lambda _requests, _seconds: None,
     ) -> None:
         self.loop = loop
         self.context = contextvars.copy_context()  # what each request starts from, whoever served before
@@ -92,8 +95,12 @@ class Service:
         self.bridge: AsgiBridge | WsgiBridge
         self._lifespan: Lifespan | None = None
         self._open_websocket: Opener | None = None
+        self.lets_wait = settings.queue_timeout > 0
         self.is_held = False  # room or not, no connection is to be taken
         self.capacity = settings.max_inflight
+        self.retry_after = ((b"retry-after", b"%d" % max(1, math.ceil(settings.queue_timeout))),)
+        exempt = frozenset(path.encode() for path in settings.exempt_paths)
+        self.patience = Patience(loop, settings.queue_timeout, exempt, on_turned_away)
         if interface == "asgi":
             self.bridge = AsgiBridge(app, self)  # type: ignore[arg-type]
             self._open_websocket = functools.partial(Upgrade, self.bridge)
@@ -102,7 +109,8 @@ class Service:
             self.bridge = WsgiBridge(app, self, on_room)  # type: ignore[arg-type]
             self.capacity = min(settings.max_inflight, settings.threads)
         self.open: Opener
-        self._tally = Tally(row, settings.max_inflight, on_room)
+        self._tell_room = on_room
+        self._tally = Tally(row, settings.max_inflight, self._has_room)
         self.set_limits(Limits.of(settings))
         self._gate = Gate(loop, self._trust, self._admit, self._turned_away) if settings.proxy_protocol else None
 
@@ -150,6 +158,21 @@ class Service:
     def load(self) -> int:
         """How much of `capacity` is taken: by requests under way or, for a WSGI app, by those that hold a thread."""
         return self.bridge.load if isinstance(self.bridge, WsgiBridge) else self._tally.inflight
+
+    def _has_room(self) -> None:
+        if isinstance(self.bridge, AsgiBridge):
+            self.bridge.turns.resume()
+        self._tell_room()
+
+    def feel(self, lag: float) -> None:
+        """A tick of the loop came so many seconds late."""
+        if isinstance(self.bridge, AsgiBridge):
+            self.bridge.turns.feel(lag)
+
+    @property
+    def is_queueing(self) -> bool:
+        """Whether requests wait for their turn."""
+        return isinstance(self.bridge, AsgiBridge) and self.bridge.turns.has_line
 
     @property
     def owns_loop(self) -> bool:

@@ -19,6 +19,7 @@ FINISHED = int(Cell.FINISHED)
 _CUT = int(Cell.CUT)
 _ANSWERS_4XX = int(Cell.ANSWERS_4XX)
 _ANSWERS_5XX = int(Cell.ANSWERS_5XX)
+_SHED = int(Cell.SHED)
 _BAD_REQUESTS = int(Cell.BAD_REQUESTS)
 _HANDED_OVER = int(Cell.HANDED_OVER)
 _DRAINED = int(Cell.DRAINED)
@@ -125,6 +126,11 @@ class Tally:
         self.row[_CUT] += 1
         if self.on_error is not None:
             self.on_error()
+
+    def turned_away(self) -> None:
+        """A request that was not in flight was answered with 503, unseen by the app."""
+        self.row[_SHED] += 1
+        self.finish()
 
     def leave(self) -> None:
         """A started request, finished or cut before, occupies the worker no more."""

@@ -48,7 +48,9 @@ class WsgiBridge:
         self.environs = Environs(sys.stderr, settings, self.draining)
         self.pool: Pool | None = None
         if settings.threads > 1:
-            self.pool = Pool(settings.threads, service.loop, settings.name, self.recorder, self._on_idle)
+            self.pool = Pool(
+                settings.threads, service.loop, settings.name, self.recorder, self._on_idle, service.patience
+            )
         self.open = WsgiExchange
         self._on_room = on_room
         self._was_full = False
@@ -226,6 +228,13 @@ class WsgiExchange(Answer):
         if not self._left:
             self._left = True
             self.connection.tally.leave()
+
+    def turn_away(self) -> None:
+        """No thread was free for too long."""
+        if isinstance(self.body, Gathered):
+            self.body.close()
+        self.leave()
+        self.connection.turn_away()
 
     def _may_stream(self) -> bool:
         return self.bridge.pool is not None and isinstance(self.connection.body, SizedBody)

@@ -24,9 +24,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.kernel.board import Cell, Row
-from supervisor.kernel.door import Door
+from supervisor.kernel.door import Door, silence
 
 WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
+WHILE_QUEUEING = 64  # by one with more than it can begin: its turns are long, and nobody took them in the last one
+ASK_EVERY = 0.01  # seconds, or less often, that one just taken is asked how long it has waited
+BEHIND = 0.05  # seconds: nobody has had room for it
+FORSAKEN = 5  # looks in a row, `PATIENCE` apart, with somebody at the door: nobody has room for them
+FORSAKEN_AT_ONCE = 16  # connections that a full worker takes then, to wait in its own line
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 FIRST_REQUEST_PAUSE = 0.005  # seconds that a full worker gives connections just taken to bring their requests
 DOUBT = 1.0  # seconds without such pauses after one in which most of them brought none
@@ -42,6 +47,11 @@ class Taker(Protocol):
     """Whoever serves the connections."""
 
     capacity: int
+    is_held: bool
+    lets_wait: bool  # those who have no room, and turns them away when they have waited for too long
+
+    @property
+    def is_queueing(self) -> bool: ...
 
     @property
     def inflight(self) -> int: ...
@@ -90,6 +100,9 @@ class Acceptor:
         self._taken = 0
         self._allowed: int | None = None  # connections in all
         self._ration: int | None = None  # connections in all, until the next is given out
+        self._ask_at = 0.0  # loop time
+        self._is_behind = False  # those at the door have waited for long
+        self._lying = 0  # looks in a row, while it was full, at which somebody waited
         self._looks = 0  # in a row, at which somebody waited while the taker was held
         self._awaited = 0  # how many requests will have begun once each connection taken lately has brought one
         self._doubts_until = 0.0  # that they will; loop time
@@ -155,11 +168,17 @@ class Acceptor:
         if self._is_late():
             return
         for fd, _events in self._epoll.poll(0, len(self._doors)):
-            for _ in range(1 if self._taker.inflight or self._doubts() else WHILE_IDLE):
+            for _ in range(self._at_once()):
                 if not (self._has_room() and self._take(self._doors[fd])):
                     break
             if not self._is_watching:
                 return
+
+    def _at_once(self) -> int:
+        """Connections to take in this turn of the loop."""
+        if self._taker.is_queueing or self._is_behind:
+            return WHILE_QUEUEING
+        return 1 if self._taker.inflight or self._doubts() else WHILE_IDLE
 
     @property
     def _is_used_up(self) -> bool:
@@ -226,10 +245,21 @@ class Acceptor:
             return
         taker = self._taker
         for door in self._doors.values():
-            for _ in range(LEFT_LYING):
-                if self._is_used_up or not (taker.keeps_up() and taker.has_place() and self._take(door)):
+            for _ in range(self._left_lying()):
+                if self._is_used_up or not (taker.has_place() and self._take(door)):
                     break
         self._be_patient()
+
+    def _left_lying(self) -> int:
+        """How many of those to take whom nobody has taken."""
+        taker = self._taker
+        if taker.keeps_up():
+            return LEFT_LYING
+        if taker.is_held or not taker.lets_wait or not any(door.is_waited_at() for door in self._doors.values()):
+            self._lying = 0
+            return 0
+        self._lying += 1
+        return FORSAKEN_AT_ONCE if self._lying > FORSAKEN else 0
 
     def _take(self, door: Door) -> bool:
         try:
@@ -244,6 +274,9 @@ class Acceptor:
                 return False
             raise
         self._taken += 1
+        if (now := self._loop.time()) >= self._ask_at:
+            self._ask_at = now + ASK_EVERY
+            self._is_behind = silence(sock) > BEHIND
         self._awaited = max(self._awaited, self._row[_STARTED]) + 1
         self._taker.accepted(sock, peer, door.here)
         return True

@@ -30,6 +30,8 @@ class Held(Protocol):
     @property
     def crowd(self) -> str: ...
 
+    def feel(self, lag: float) -> None: ...
+
 
 class Admission:
     """`tell` reaches the master, `show` is the worker's title in `ps`. Idle until `begin`."""
@@ -76,6 +78,8 @@ class Admission:
     def feel(self, lag: float, now: float) -> None:
         """A tick of the loop came `lag` seconds late, at `now`."""
         before = self._breaker
+        if before is not None:
+            self._service.feel(lag)
         if before is None or now - lag < self._began:  # what held it up was there before
             return
         after = self._breaker = step(before, lag, now)

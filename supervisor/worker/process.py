@@ -46,6 +46,7 @@ from supervisor.messages.wire import (
     Survey,
     Surveyed,
     ToWorker,
+    TurnedAway,
     Waiting,
     encode,
     to_worker,
@@ -225,6 +226,7 @@ class Worker:
             access_log=self._access,
             on_room=self._on_room,
             on_empty=self._on_empty,
+            on_turned_away=lambda requests, seconds: self.tell(TurnedAway(requests, seconds)),
         )
         service.use_tls(seat.tls)
         try:

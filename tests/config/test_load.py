@@ -79,6 +79,8 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "max_restarts": ("0", 0, "-1", "0 to 1024"),
     "max_inflight": ("10", 10, "0", "1 to 1000000"),
     "lag_limit": ('"100ms"', 0.1, "-1", "seconds"),
+    "queue_timeout": ("2", 2.0, "-1", "seconds"),
+    "exempt_paths": ('["/health", "/up"]', ("/health", "/up"), '["/a?b"]', "paths of the app that begin with /"),
     "limit_request_line": ("4094", 4094, '"17K"', "a size of 128 to 16K"),
     "limit_request_head": ('"32K"', 32 * 1024, '"65K"', "a size of 1K to 64K"),
     "limit_request_fields": ("50", 50, "101", "1 to 100"),

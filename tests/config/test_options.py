@@ -34,7 +34,7 @@ def test_the_long_flag_is_the_key_with_dashes(option: Option) -> None:
 def test_the_default_that_people_read_is_the_default_of_the_record(option: Option) -> None:
     record = AppSettings(name="web", app="a:b") if option.section == "app" else SupervisorSettings()
     value = getattr(record, option.key)
-    if value is None or value == {}:
+    if value is None or value in ({}, ()):
         words = (
             "none",
             "off",

@@ -1,18 +1,33 @@
-"""More than a worker can serve: a blocked one keeps nobody waiting but those it had already taken."""
+"""More than a worker can serve: a blocked one keeps nobody waiting but those it had already taken, and a crowd costs
+nobody the answers that there is time for."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import TypedDict
 
 from tests.processes.cluster import Cluster, until
 from tests.processes.load import Load
 from tests.processes.web import Visitor, ask
 
 APP = Path(__file__).with_name("overload_app.py")
+IMPATIENT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "impatient_load.py"
 BLOCKED_S = 4.0
+
+
+class Seen(TypedDict):
+    """What the impatient clients report."""
+
+    ok_per_s: float
+    shed_per_s: float
+    late_per_s: float
+    p99_s: float
 
 
 def cluster_of(folder: Path, app: str, *arguments: str) -> Cluster:
@@ -80,3 +95,33 @@ def test_a_kept_alive_connection_of_a_lagging_worker_is_served_on(tmp_path: Path
         assert visitor.ask("/block?0.6").status == 200
         assert visitor.ask("/?still").text == "still"
         visitor.close()
+
+
+def impatient(cluster: Cluster, clients: int, path: str) -> Seen:
+    """What so many clients see who give up after a second and ask again at once."""
+    port = cluster.bind.rpartition(":")[2]
+    command = [sys.executable, str(IMPATIENT), port, path, str(clients), "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    seen: Seen = json.loads(done.stdout)
+    return seen
+
+
+def test_at_ten_times_the_peak_s_clients_the_answers_in_time_stay_as_many(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "asgi", "-w", "2", "--exempt-paths", "/health") as cluster:
+        peak = impatient(cluster, 32, "/block?0.01")
+        crowd = impatient(cluster, 320, "/block?0.01")
+        assert peak["ok_per_s"] > 20
+        assert crowd["ok_per_s"] > 0.8 * peak["ok_per_s"], (peak, crowd)
+        assert crowd["p99_s"] < 1.0
+        assert ask(cluster.bind, "/health").status == 200
+        totals = cluster.app()["totals"]
+        assert totals["shed"] > 0
+        assert totals["lost"] == 0
+        until("it is told", lambda: "turned away with 503 in" in cluster.log)
+
+
+def test_wsgi_requests_are_turned_away_when_all_threads_are_held_for_too_long(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "wsgi", "-w", "2", "--threads", "4") as cluster:
+        crowd = impatient(cluster, 100, "/sleep?0.2")
+        assert crowd["ok_per_s"] > 0.8 * 2 * 4 / 0.2, crowd
+        assert cluster.app()["totals"]["shed"] > 0

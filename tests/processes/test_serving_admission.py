@@ -63,7 +63,7 @@ def sleeper(cluster: Cluster) -> socket.socket:
 
 
 def test_connections_above_max_inflight_wait_in_the_kernel_until_there_is_room(tmp_path: Path) -> None:
-    with Site(tmp_path).cluster("-w", "1", "--max-inflight", "2") as cluster:
+    with Site(tmp_path).cluster("-w", "1", "--max-inflight", "2", "--queue-timeout", "0") as cluster:
         clients = [sleeper(cluster) for _ in range(2)]
         until("two are served", lambda: cluster.workers()[0]["inflight"] == 2)
         clients += [sleeper(cluster) for _ in range(4)]

@@ -37,6 +37,7 @@ class Work:
         self.gone = False
         self.progress = 0
         self.waits_for_client = False
+        self.path = b"/"
         self.left = 0
         self.begun = threading.Event()
 
@@ -46,6 +47,9 @@ class Work:
         self._do()
 
     def leave(self) -> None:
+        self.left += 1
+
+    def turn_away(self) -> None:
         self.left += 1
 
 

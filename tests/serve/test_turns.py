@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
+from supervisor.serve.line import Line
+from supervisor.serve.patience import Patience
 from supervisor.serve.turns import ALONE, Turns
 
 App = Callable[[Any, Any, Any], Any]
@@ -28,9 +30,18 @@ class Exchange:
         self.failures: list[BaseException | None] = []
         self.receive = self.send = None
         self.has_waited = False
+        self.since = time.monotonic()
+        self.gone = self.is_ending = False
+        self.path = b"/"
 
     def scope(self, _bridge: object) -> Exchange:
         return self
+
+    def queue(self) -> None:
+        pass
+
+    def unqueue(self) -> None:
+        pass
 
     def has_task(self, task: asyncio.Task[None]) -> None:
         self.task = task
@@ -44,9 +55,10 @@ class Exchange:
 
 def start(app: App, count: int) -> tuple[Turns, list[Exchange]]:
     """`count` requests in one turn of the running loop."""
-    service = SimpleNamespace(context=contextvars.copy_context())
-    bridge = SimpleNamespace(loop=asyncio.get_running_loop(), app=app, service=service, current=SimpleNamespace())
-    turns = Turns(bridge)  # type: ignore[arg-type]
+    service = SimpleNamespace(context=contextvars.copy_context(), inflight=0, capacity=1000)
+    bridge: Any = SimpleNamespace(loop=asyncio.get_running_loop(), app=app, service=service, current=SimpleNamespace())
+    line: Line[Any] = Line(Patience(bridge.loop, 0.0, frozenset(), lambda _requests, _seconds: None))
+    turns = Turns(bridge, line)
     return turns, more(turns, count)
 
 

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from supervisor.kernel.board import Cell, private_row
-from supervisor.worker.acceptor import FIRST_REQUEST_PAUSE, LEFT_LYING, Acceptor
+from supervisor.worker.acceptor import BEHIND, FIRST_REQUEST_PAUSE, LEFT_LYING, Acceptor
 
 PATIENCE = 0.1  # seconds in which a connection that is taken at all has been taken
 
@@ -23,6 +23,9 @@ class Taker:
         self.capacity = 100
         self.inflight = 0
         self.is_quick = False
+        self.is_queueing = False
+        self.is_held = False
+        self.lets_wait = False
         self.places = 100
         self.socks: list[socket.socket] = []
 
@@ -135,6 +138,37 @@ def test_who_is_full_but_keeps_up_takes_a_few_of_those_that_nobody_takes(door: D
     door.taker.places = 100
     door.acceptor.open()
     assert door.taken() == 3 * LEFT_LYING + 3
+
+
+def test_who_lets_them_wait_takes_those_for_whom_nobody_has_had_room(door: Door) -> None:
+    door.taker.lets_wait = True
+    door.acceptor.open()
+    door.taker.inflight = door.taker.capacity
+    door.knock(3)
+    assert door.taken() == 3
+    door.taker.is_held = True
+    door.knock(3)
+    assert door.taken() == 3, "its breaker is open"
+
+
+def test_who_has_more_than_it_can_begin_takes_all_that_wait_at_once(door: Door) -> None:
+    door.taker.inflight = 1
+    door.taker.is_queueing = True
+    door.knock(30)
+    door.acceptor.open()
+    door.loop.run_until_complete(asyncio.sleep(0))
+    door.loop.run_until_complete(asyncio.sleep(0))
+    assert len(door.taker.socks) == 30
+
+
+def test_who_finds_that_they_have_waited_takes_them_all_in_one_turn(door: Door) -> None:
+    door.taker.inflight = 1
+    door.knock(30)
+    time.sleep(2 * BEHIND)
+    door.acceptor.open()
+    for _ in range(3):
+        door.loop.run_until_complete(asyncio.sleep(0))
+    assert len(door.taker.socks) == 30
 
 
 def test_an_allowance_does_not_open_a_door_that_is_shut_for_want_of_room(door: Door) -> None:

@@ -21,6 +21,9 @@ class Held:
     is_held = False
     crowd = "2 requests under way, room for 2"
 
+    def feel(self, lag: float) -> None:
+        self.felt = lag
+
 
 class Stage:
     """An admission with a real acceptor whose taker always has room; ticks are given by hand."""
