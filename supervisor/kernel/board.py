@@ -32,7 +32,9 @@ CLIENT = THREADS + 64 * 8  # of the request that runs its first step now, ended 
 CLIENT_BYTES = 64
 HEAD = CLIENT + CLIENT_BYTES  # its head as it came, ended by a NUL; empty when there is no such request
 HEAD_BYTES = 4096
-SEATS = HEAD + HEAD_BYTES + 64  # requests that wait, and those in threads
+NAME = HEAD + HEAD_BYTES  # its id, if its app has asked for one, ended by a NUL
+NAME_BYTES = 64
+SEATS = NAME + NAME_BYTES  # requests that wait, and those in threads
 SEATS_COUNT = 64
 SEAT = struct.Struct("@48s48s152sd")
 """Request id, client, head, and when the request came: seconds of CLOCK_MONOTONIC, which are written last, and 0 in a

@@ -13,15 +13,30 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
-from supervisor.kernel.board import CLIENT, CLIENT_BYTES, HEAD, HEAD_BYTES, SEAT, SEATS, SEATS_COUNT, THREADS, Row
+from supervisor.kernel.board import (
+    CLIENT,
+    CLIENT_BYTES,
+    HEAD,
+    HEAD_BYTES,
+    NAME,
+    NAME_BYTES,
+    SEAT,
+    SEATS,
+    SEATS_COUNT,
+    THREADS,
+    Row,
+)
 
 Record: TypeAlias = Callable[[bytes, bytes, float], object]
 """Puts a request on record: its client, its head, when it came (`time.monotonic`)."""
 
-NO_SEAT = -1
+NO_SEAT = 0  # any other is its place in the row
+_PUT = SEAT.pack_into
+_NAME = struct.Struct("48s")  # which a seat begins with
 _SEAL = SEAT.size - 8  # where a seat's time is
 _FOR_REQUESTS = SEATS_COUNT // 2  # seats that WebSockets, which stay for hours, leave to requests
 
@@ -37,28 +52,48 @@ class Recorder:
 
     def __init__(self, row: Row) -> None:
         memory = row.obj
-        self.client = (ctypes.c_char * CLIENT_BYTES).from_buffer(memory, CLIENT)
+        self._client = (ctypes.c_char * CLIENT_BYTES).from_buffer(memory, CLIENT)
+        self._name = (ctypes.c_char * NAME_BYTES).from_buffer(memory, NAME)
         self.current = (ctypes.c_char * HEAD_BYTES).from_buffer(memory, HEAD)
         self.memory = memory
         self._cells: memoryview[int] = memoryview(memory).cast("Q")
-        self._free = list(range(SEATS_COUNT - 1, -1, -1))
+        self._seats: dict[int, int] = {}  # by thread
+        self._free = [SEATS + seat * SEAT.size for seat in reversed(range(SEATS_COUNT))]
 
-    def enter(self, client: bytes, head: bytes, _since: float) -> None:
+    def enter(self, client: bytes, head: bytes) -> None:
         """The loop runs the app's code for this request from now on. (Hot code does the same by itself.)"""
-        self.client.value = client
+        self.introduce(client)
         self.current.value = fitting(head)
+
+    def introduce(self, client: bytes) -> None:
+        """The next current request is this client's, and nobody has named it."""
+        self._client.value = client
+        self._name.value = b""
+
+    def named(self, name: str) -> bool:
+        """The app has asked for its request's id. Whether that was the current one, whose id is on record now."""
+        if not self.current.value:
+            return False
+        self._name.value = _text(name)
+        return True
+
+    def named_in_thread(self, ident: int, name: str) -> None:
+        """The request that this thread runs has an id."""
+        if (seat := self._seats.get(ident)) is not None:
+            _NAME.pack_into(self.memory, seat, _text(name))
 
     def leave(self) -> None:
         """It does so no more."""
         self.current.value = b""
 
     def keep(self, client: bytes, head: bytes, since: float, name: str, *, spare: int = 0) -> int:
-        """Give a request a seat, if more than `spare` are free; returns its number, or `NO_SEAT`. Who has one keeps it:
-        of too many, the oldest are on record."""
-        if len(self._free) <= spare:
+        """Give a request a seat, if more than `spare` are free, or else `NO_SEAT`. Who has one keeps it: of too many,
+        the oldest are on record."""
+        free = self._free
+        if len(free) <= spare:
             return NO_SEAT
-        seat = self._free.pop()
-        SEAT.pack_into(self.memory, SEATS + seat * SEAT.size, name.encode("ascii", "replace"), client, head, since)
+        seat = free.pop()
+        _PUT(self.memory, seat, _text(name) if name else b"", client, head, since)
         return seat
 
     def keep_websocket(self, client: bytes, head: bytes, since: float) -> int:
@@ -67,8 +102,8 @@ class Recorder:
 
     def vacate(self, seat: int) -> None:
         """The request's code has ended."""
-        if seat != NO_SEAT:
-            self._cells[(SEATS + seat * SEAT.size + _SEAL) // 8] = 0
+        if seat:
+            self._cells[(seat + _SEAL) // 8] = 0
             self._free.append(seat)
 
     def thread(self, ident: int) -> tuple[Record, Callable[[], None]]:
@@ -76,11 +111,14 @@ class Recorder:
         place of the one before, and what says that none runs. Without a free seat, they do nothing."""
         if not self._free:
             return _put_nothing, _say_nothing
-        seat = self._free.pop()
-        at = SEATS + seat * SEAT.size
-        self._cells[THREADS // 8 + seat] = ident
-        put = functools.partial(SEAT.pack_into, self.memory, at, b"")
-        return put, functools.partial(self._cells.__setitem__, (at + _SEAL) // 8, 0)
+        seat = self._seats[ident] = self._free.pop()
+        self._cells[THREADS // 8 + (seat - SEATS) // SEAT.size] = ident
+        put = functools.partial(_PUT, self.memory, seat, b"")
+        return put, functools.partial(self._cells.__setitem__, (seat + _SEAL) // 8, 0)
+
+
+def _text(name: str) -> bytes:
+    return name.encode("ascii", "replace")[: NAME_BYTES - 1]
 
 
 def _put_nothing(_client: bytes, _head: bytes, _since: float) -> None: ...

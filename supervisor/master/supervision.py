@@ -18,7 +18,7 @@ from supervisor.messages.events import Event
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
-from supervisor.observe.metrics import exposition, master_lag
+from supervisor.observe.metrics import crash_reports, exposition, master_lag
 
 MAX_WORKERS = 1024
 
@@ -44,13 +44,18 @@ class MasterSupervision:
         self._reload = deeds.reload
         self._begin_stop = deeds.stop
         self._upgrade = deeds.upgrade
+        self._crashes = deeds.crashes
         self.crashes = deeds.crashes.all
         self.crash = deeds.crashes.read
 
     def metrics(self) -> str:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
         rolls = {name: app.rollout.book.totals(app.workers.values()) for name, app in self._apps.items()}
-        return exposition(self.status(), ended, rolls) + master_lag(self._pace.longest)
+        return (
+            exposition(self.status(), ended, rolls)
+            + master_lag(self._pace.longest)
+            + crash_reports(self._crashes.failures)
+        )
 
     def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
         chosen = [self._running(name) for name in apps]

@@ -17,6 +17,8 @@ from supervisor.kernel.board import (
     CLIENT_BYTES,
     HEAD,
     HEAD_BYTES,
+    NAME,
+    NAME_BYTES,
     SEAT,
     SEATS,
     SEATS_COUNT,
@@ -86,13 +88,13 @@ class Flight(Struct, frozen=True):
             return ""
         if self.running is not None and (self.is_certain or self.count == 1):
             more = f", with {self.count - 1} more under way" if self.count > 1 else ""
-            return f"serving {self.running} for {self.running.age_s:.1f} s{more}"
+            return f"serving {self.running} for {_age(self.running)}{more}"
         if not self.waiting:
             return f"{self.count} request{'s' * (self.count > 1)} had not reached the app"
         last = self.waiting[-1]
         if self.count == 1:
-            return f"serving {last} for {last.age_s:.1f} s"
-        return f"{self.count} requests were under way, the last begun {last}, {last.age_s:.1f} s before"
+            return f"serving {last} for {_age(last)}"
+        return f"{self.count} requests were under way, the last begun {last}, {_age(last)} before"
 
     def blamed_on(self, thread: int) -> Flight:
         """The same, knowing that it was in this thread that something happened."""
@@ -122,7 +124,8 @@ def read(memory: bytes, now: float) -> Flight:
     head = memory[HEAD : HEAD + HEAD_BYTES].partition(b"\0")[0]
     beat = cells[Cell.HEARTBEAT_NS]
     busy = max(0.0, now - beat / 1e9 - BEAT / 2) if beat else 0.0
-    current = serving(client, head, busy)
+    name = memory[NAME : NAME + NAME_BYTES].partition(b"\0")[0]
+    current = serving(client, head, busy, name)
     in_loop = [each for each in seats if not each.thread]
     running = current if current is not None else in_loop[0] if len(in_loop) == 1 else None
     inflight = max(0, cells[Cell.STARTED] - cells[Cell.FINISHED] - cells[Cell.CUT])
@@ -163,6 +166,10 @@ def _seats(memory: bytes, now: float) -> list[Serving]:
         if one is not None:
             found.append(one)
     return found
+
+
+def _age(request: Serving) -> str:
+    return f"{request.age_s:.1f} s" if request.age_s >= 0.1 else "less than 0.1 s"
 
 
 def _printable(text: str) -> str:

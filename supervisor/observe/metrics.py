@@ -106,6 +106,12 @@ def master_lag(seconds: float) -> str:
     return _family("holdfast_master_lag_max_seconds", "gauge", about, [({}, seconds)])
 
 
+def crash_reports(lost: int) -> str:
+    """The family that tells of crash reports."""
+    about = "Crash reports that could not be written to crash_dir."
+    return _family("holdfast_crash_reports_lost_total", "counter", about, [({}, lost)])
+
+
 def _instance(status: Status) -> Iterator[str]:
     yield _family("holdfast_up", "gauge", "Whether the master answers.", [({}, 1)])
     yield _family("holdfast_info", "gauge", "The version that runs.", [({"version": status.version}, 1)])

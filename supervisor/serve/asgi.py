@@ -69,7 +69,7 @@ class AsgiBridge:
         self.scope |= {"client": None, "server": None, "state": {}, "extensions": {}}  # what all scopes begin as
         self.recorder: Recorder = service.recorder
         self.current = service.recorder.current
-        self.client = b""  # of the current request
+        self.client = b""  # of the current request, as far as `recorder` has heard of no other and of no name
         self.draining = asyncio.Event()  # the worker leaves: long answers had better come to an end
         self.live: set[AsgiExchange | Upgrade] = set()  # whose app code has a task, also after its answer
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
@@ -79,6 +79,11 @@ class AsgiBridge:
     def is_running(self) -> bool:
         """Whether app code is running, be it after its answer."""
         return bool(self.live) or self.turns.is_running()
+
+    def named(self, name: str) -> None:
+        """The app has asked for the id of a request of its own."""
+        if self.recorder.named(name):
+            self.client = bytes(1)  # nobody's: the next request is introduced, whoever sends it
 
     def cut(self) -> None:
         """Cancel what still runs."""
@@ -130,7 +135,7 @@ class AsgiExchange(ExtendedAnswer):
         self.sent = 0
         self.request = request
         self.raw_head: bytes  # empty from when it has a seat in the recorder
-        self.trace = Trace(request, connection.origin is not None, bridge.draining)
+        self.trace = Trace(request, connection.origin is not None, bridge)
         self.since = monotonic()
         self._body_done = done = request.end_stream
         self.holds_body = not done and request.expect_continue and not legacy
@@ -228,11 +233,12 @@ class AsgiExchange(ExtendedAnswer):
 
     def waits(self) -> None:
         """The app's coroutine has returned to the loop for the first time, and will go on."""
-        if self.raw_head:
-            recorder = self._bridge.recorder
-            self._seat = recorder.keep(self._connection.label, self.raw_head, self.since, self.trace.name)
+        head = self.raw_head
+        if head:
+            bridge = self._bridge
+            self._seat = bridge.recorder.keep(self._connection.label, head, self.since, self.trace.name)
             self.raw_head = b""
-            recorder.leave()
+            bridge.current.value = b""
 
     def ended(self, failure: BaseException | None) -> None:
         """The app's coroutine has returned, or raised this."""
@@ -296,7 +302,8 @@ class AsgiExchange(ExtendedAnswer):
         """For the app, which is called now: from here on the request is on record."""
         connection = self._connection
         if connection.label is not bridge.client:  # the recorder's `enter`, written out
-            bridge.recorder.client.value = bridge.client = connection.label
+            bridge.client = connection.label
+            bridge.recorder.introduce(connection.label)
         try:
             bridge.current.value = self.raw_head
         except ValueError:

@@ -41,6 +41,8 @@ _SOON = 0.1  # seconds in which a job that waits begins, or the pool does not ke
 class Client(Protocol):
     """Whom an answer goes to."""
 
+    label: bytes
+
     def finish(self, data: bytes = b"") -> None: ...
 
 
@@ -68,8 +70,12 @@ class Job(Protocol):
     def waits_for_client(self) -> bool:
         """Its thread can go on only when the client takes, or sends, more."""
 
-    def run(self, record: Record) -> None:
-        """In a thread, whose flight record `record` writes. Raises nothing."""
+    @property
+    def raw_head(self) -> bytes:
+        """For the flight recorder, as is the connection's label."""
+
+    def run(self) -> None:
+        """In a thread. Raises nothing."""
 
     def leave(self) -> None:
         """In the loop, instead of `connection.finish`, for one that is `gone`."""
@@ -342,7 +348,8 @@ class Pool:
                 self._end_row(thread)
                 return False
             thread.job = job
-            job.run(record)
+            record(job.connection.label, job.raw_head, job.since)
+            job.run()
             count += 1
             if outbox and not (defers and jobs):
                 self._call_loop()

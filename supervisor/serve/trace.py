@@ -13,7 +13,7 @@ import operator
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from zttp import Request
@@ -50,22 +50,33 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)  # two workers must not go on with the same batch
 
 
+class Bridge(Protocol):
+    """What all requests to an app share."""
+
+    @property
+    def draining(self) -> asyncio.Event | threading.Event:
+        """Set once the worker leaves."""
+
+    def named(self, name: str) -> None:
+        """The app has asked for the id of the request that it is running."""
+
+
 class Trace(msgspec.Struct, gc=False):
     """A mapping of `request_id`, `traceparent` and `draining`, for one request. `trusted`: its peer may name it."""
 
     request: Request
     trusted: bool
-    draining: asyncio.Event | threading.Event  # set once the worker leaves; all its requests share it
+    bridge: Bridge
     name: str = ""
     parent: str = ""
 
     def __getitem__(self, key: str) -> Any:
         if key == "request_id":
-            return self.name or self.named()
+            return self.name or self._asked()
         if key == "traceparent":
             return self.parent or self._parent()
         if key == "draining":
-            return self.draining
+            return self.bridge.draining
         raise KeyError(key)
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -88,6 +99,12 @@ class Trace(msgspec.Struct, gc=False):
         request = self.request
         may_name = self.trusted and (len(request.headers) > 1 or request.http_version == b"1.0")  # Host names nobody
         self.name = name = (self._given_name() if may_name else "") or next(_ids)
+        return name
+
+    def _asked(self) -> str:
+        """The same for the app, in whose logs the id may appear: it goes on record."""
+        name = self.named()
+        self.bridge.named(name)
         return name
 
     def _parent(self) -> str:

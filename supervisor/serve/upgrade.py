@@ -85,7 +85,7 @@ class Upgrade(Answer):
         self.method = "GET"
         self.request = request
         self.raw_head: bytes
-        self.trace = Trace(request, connection.origin is not None, bridge.draining)
+        self.trace = Trace(request, connection.origin is not None, bridge)
         self.since = monotonic()
         self.holds_body = False
         self._bridge = bridge

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zttp import Request
 
-from supervisor.kernel.recorder import Record, Recorder
+from supervisor.kernel.recorder import Recorder, fitting
 from supervisor.serve.answer import JOINED, Answer, AnswerError, Lines, render_text
 from supervisor.serve.body import SizedBody
 from supervisor.serve.environ import Environ, Environs, set_length
@@ -44,6 +44,8 @@ class WsgiBridge:
         self.service = service
         self.context = service.context
         self.recorder: Recorder = service.recorder
+        self.current = service.recorder.current
+        self.client = b""  # of the current request, as far as `recorder` has heard of no other and of no name
         self.draining = threading.Event()  # the worker leaves: long answers had better come to an end
         self.environs = Environs(sys.stderr, settings, self.draining)
         self.pool: Pool | None = None
@@ -65,6 +67,14 @@ class WsgiBridge:
     def load(self) -> int:
         """Threads that are held. Inline, whoever asks finds none."""
         return 0 if self.pool is None else self.pool.load
+
+    def named(self, name: str) -> None:
+        """The app has asked for the id of the request that this thread runs."""
+        if self.pool is None:
+            if self.recorder.named(name):
+                self.client = bytes(1)  # nobody's: the next request is introduced, whoever sends it
+        else:
+            self.recorder.named_in_thread(threading.get_ident(), name)
 
     def is_full(self) -> bool:
         """Whether all threads are held."""
@@ -143,7 +153,7 @@ class WsgiExchange(Answer):
         self.query = query
         self.connection = connection
         self.bridge: WsgiBridge = connection.service.bridge  # type: ignore[assignment]
-        self.trace = Trace(request, connection.origin is not None, self.bridge.draining)
+        self.trace = Trace(request, connection.origin is not None, self.bridge)
         self.since = monotonic()
         self.holds_body = connection.body is not None and request.expect_continue and not legacy
         self.environ: Environ  # kept for the access log
@@ -260,15 +270,21 @@ class WsgiExchange(Answer):
                 pool.wake_soon()
 
     def _run_inline(self) -> None:
-        recorder = self.bridge.recorder
-        self.run(recorder.enter)
-        recorder.leave()
+        bridge, label = self.bridge, self.connection.label
+        if label is not bridge.client:  # the recorder's `enter`, written out
+            bridge.client = label
+            bridge.recorder.introduce(label)
+        try:
+            bridge.current.value = self.raw_head
+        except ValueError:
+            bridge.current.value = fitting(self.raw_head)
+        self.run()
+        bridge.current.value = b""
 
     # In the thread, or in the loop when inline.
 
-    def run(self, record: Record) -> None:
+    def run(self) -> None:
         """Call the app and send what it gives, in a context of its own. Raises nothing."""
-        record(self.connection.label, self.raw_head, self.since)
         bridge = self.bridge
         context = bridge.context.copy()
         given: Iterable[bytes] = ()

@@ -20,7 +20,7 @@ from supervisor.kernel.recorder import Recorder
 row = open_row(int(sys.argv[1]), int(sys.argv[2]))
 recorder = Recorder(row)
 recorder.keep(b"192.0.2.7", b"GET /waits HTTP/1.1\\r\\n\\r\\n", 5.0, "an-id")
-recorder.enter(b"192.0.2.8", b"POST /poison HTTP/1.1\\r\\n\\r\\n", 9.0)
+recorder.enter(b"192.0.2.8", b"POST /poison HTTP/1.1\\r\\n\\r\\n")
 row[Cell.STARTED] = 2
 row[Cell.PID] = os.getpid()
 sys.stdin.read()
@@ -33,7 +33,7 @@ def seen(recorder: Recorder) -> Flight:
 
 def test_the_current_request_is_on_record_until_it_leaves() -> None:
     recorder = Recorder(private_row())
-    recorder.enter(b"192.0.2.1", HEAD, 99.0)
+    recorder.enter(b"192.0.2.1", HEAD)
     running = seen(recorder).running
     assert running is not None
     assert (running.method, running.path, running.client) == ("GET", "/a", "192.0.2.1")
@@ -44,7 +44,7 @@ def test_the_current_request_is_on_record_until_it_leaves() -> None:
 def test_a_head_of_any_length_is_cut_to_what_there_is_room_for() -> None:
     for size in (HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1, 64 * 1024):
         recorder = Recorder(private_row())
-        recorder.enter(b"", b"GET /long HTTP/1.1\r\nX: " + b"x" * size, 1.0)
+        recorder.enter(b"", b"GET /long HTTP/1.1\r\nX: " + b"x" * size)
         recorder.keep(b"", HEAD, 1.0, "")
         flight = seen(recorder)
         assert flight.running is not None

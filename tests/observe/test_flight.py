@@ -57,7 +57,7 @@ def test_how_long_the_current_one_has_the_loop_is_told_by_the_heartbeat() -> Non
     row[Cell.HEARTBEAT_NS] = 39_950_000_000
     row[Cell.STARTED] = 3
     row[Cell.FINISHED] = 1
-    writer.enter(b"", b"GET /slow HTTP/1.1\r\n\r\n", 0.0)
+    writer.enter(b"", b"GET /slow HTTP/1.1\r\n\r\n")
     flight = read(bytes(writer.memory), 42.5)
     assert flight.running is not None
     assert flight.running.age_s == 2.5
@@ -119,14 +119,14 @@ def test_a_row_of_noise_is_read_without_an_error(seed: int) -> None:
     read(Random(seed).randbytes(ROW_BYTES), 5.0)
 
 
-def flight(*paths: str, current: str = "", others: int = 0) -> Flight:
+def flight(*paths: str, current: str = "", others: int = 0, busy: float = 0.3) -> Flight:
     row = private_row()
     writer = Recorder(row)
     for number, path in enumerate(paths):
         writer.keep(b"192.0.2.1", f"GET {path} HTTP/1.1\r\n\r\n".encode(), 10.0 + number, "")
     if current:
-        writer.enter(b"192.0.2.2", f"POST {current} HTTP/1.1\r\n\r\n".encode(), 0.0)
-    row[Cell.HEARTBEAT_NS] = 19_650_000_000
+        writer.enter(b"192.0.2.2", f"POST {current} HTTP/1.1\r\n\r\n".encode())
+    row[Cell.HEARTBEAT_NS] = int((19.95 - busy) * 1e9)
     row[Cell.STARTED] = len(paths) + bool(current) + others
     return read(bytes(writer.memory), 20.0)
 
@@ -140,6 +140,7 @@ def flight(*paths: str, current: str = "", others: int = 0) -> Flight:
             flight("/a", current="/poison", others=1),
             "serving POST /poison from 192.0.2.2 for 0.3 s, with 2 more under way",
         ),
+        (flight(current="/poison", busy=0.05), "serving POST /poison from 192.0.2.2 for less than 0.1 s"),
         (flight("/a"), "serving GET /a from 192.0.2.1 for 10.0 s"),
         (
             flight("/a", "/b", others=10),

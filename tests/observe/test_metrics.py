@@ -205,3 +205,7 @@ def test_a_memory_limit_is_a_gauge_where_there_is_one() -> None:
 
 def test_the_masters_own_lag_is_told_in_seconds() -> None:
     assert value(parsed(metrics.master_lag(0.0025)), "holdfast_master_lag_max_seconds") == 0.0025
+
+
+def test_lost_crash_reports_are_counted() -> None:
+    assert value(parsed(metrics.crash_reports(3)), "holdfast_crash_reports_lost_total") == 3

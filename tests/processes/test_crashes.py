@@ -69,7 +69,7 @@ def test_a_poison_request_is_named_at_the_first_death(folder: Path) -> None:
         found = report(cluster)
         (death,) = deaths(cluster)
         assert "killed by SIGSEGV" in death
-        assert "while serving POST /segv from 127.0.0.1 for 0." in death
+        assert "while serving POST /segv from 127.0.0.1 for " in death
         assert running(found) == ["POST /segv"]
         assert found["end"]["signal"] == "SIGSEGV"
         assert found["end"]["was_ready"]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ class Exchange:
         self.method = request.method.decode()
         self.legacy = request.http_version == b"1.0"
         self.since = since
-        self.trace = Trace(request, True, threading.Event())
+        self.trace = Trace(request, True, SimpleNamespace(draining=threading.Event(), named=lambda name: None))
 
     def answered(self) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Pid: 7\r\n"

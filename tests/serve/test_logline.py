@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ class Done:
         self.status = 200
         self.sent = sent
         self.since = NOW - seconds
-        self.trace = Trace(request, True, threading.Event())
+        self.trace = Trace(request, True, SimpleNamespace(draining=threading.Event(), named=lambda name: None))
 
     def answered(self) -> bytes:
         return b"HTTP/1.1 200 OK\r\nX-Pid: 7\r\nX-Last: \xe4\r\n"

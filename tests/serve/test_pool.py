@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from supervisor.kernel.board import private_row
-from supervisor.kernel.recorder import Record, Recorder
+from supervisor.kernel.recorder import Recorder
 from supervisor.serve import pool as pool_module
 from supervisor.serve.pool import Pool
 
@@ -22,6 +22,7 @@ class Client:
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
+        self.label = b"192.0.2.1"
 
     def finish(self, data: bytes = b"") -> None:
         self.got.append(data)
@@ -34,6 +35,7 @@ class Work:
         self._do = do
         self.connection = Client()
         self.since = time.monotonic()
+        self.raw_head = b"GET /work HTTP/1.1\r\n\r\n"
         self.gone = False
         self.progress = 0
         self.waits_for_client = False
@@ -41,8 +43,7 @@ class Work:
         self.left = 0
         self.begun = threading.Event()
 
-    def run(self, record: Record) -> None:
-        record(b"192.0.2.1", b"GET /work HTTP/1.1\r\n\r\n", self.since)
+    def run(self) -> None:
         self.begun.set()
         self._do()
 

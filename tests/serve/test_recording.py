@@ -112,6 +112,42 @@ def test_many_that_wait_and_many_that_do_not_leave_nothing_behind() -> None:
         assert len(server.service.recorder._free) == 64
 
 
+def test_an_id_that_the_app_asks_for_is_on_record_for_its_request_alone() -> None:
+    flights: list[Flight] = []
+    names: list[str] = []
+
+    @http
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["path"] == "/asks":
+            names.append(scope["extensions"]["holdfast"]["request_id"])
+        flights.append(seen(server))
+        await answer(send)
+
+    with Harness(app) as server, server.connect() as client:
+        for path in ("/asks", "/does-not", "/asks"):
+            client.sendall(get(path))
+            read_until(client, b"ok")
+    assert [flight.requests[0].request_id for flight in flights] == [names[0], "", names[1]]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_id_that_a_wsgi_app_asks_for_is_on_record(threads: int) -> None:
+    found: list[tuple[str, str]] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        name = environ["holdfast.trace"]["request_id"] if environ["PATH_INFO"] == "/asks" else ""
+        found.append((name, seen(server).requests[0].request_id))
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with Harness(app, "wsgi", threads=threads) as server, server.connect() as client:
+        for path in ("/asks", "/does-not"):
+            client.sendall(get(path))
+            read_until(client, b"ok")
+    assert found[0][0]
+    assert [name for name, _ in found] == [recorded for _, recorded in found]
+
+
 def test_a_long_head_is_on_record_with_its_first_line() -> None:
     flights: list[Flight] = []
 

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +24,12 @@ def trace(*lines: str, trusted: bool = True) -> Trace:
     head = "".join(f"{line}\r\n" for line in ("GET / HTTP/1.1", "Host: x", *lines)) + "\r\n"
     request = zttp.Connection(zttp.SERVER).receive_event(head.encode("latin-1"))
     assert isinstance(request, zttp.Request)
-    return Trace(request, trusted, threading.Event())
+    return Trace(request, trusted, SimpleNamespace(draining=threading.Event(), named=lambda name: None))
 
 
 def test_a_trusted_peers_names_are_taken() -> None:
     told = trace("X-Request-ID: a-1", f"traceparent: {PARENT}")
-    assert dict(told) == {"request_id": "a-1", "traceparent": PARENT, "draining": told.draining}
+    assert dict(told) == {"request_id": "a-1", "traceparent": PARENT, "draining": told.bridge.draining}
 
 
 def test_without_a_request_id_the_trace_is_the_request() -> None:
