@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 
 from supervisor.kernel import procfs
+from supervisor.kernel.oom import OomCounter
 from supervisor.kernel.process import Ended, open_pidfd, reap, reap_orphans, send_signal
 from supervisor.kernel.reactor import Reactor
 
@@ -19,15 +20,18 @@ from supervisor.kernel.reactor import Reactor
 class Child:
     """One watched process. `on_end` runs once, after it was reaped and its pidfd closed."""
 
-    __slots__ = ("on_end", "pid", "pidfd")
+    __slots__ = ("killer", "on_end", "pid", "pidfd", "was_killed")
 
     def __init__(self, pid: int, pidfd: int, on_end: Callable[[Ended], None]) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.on_end = on_end
+        self.was_killed = False  # by us
+        self.killer = ""  # once it has ended by a KILL that we have not sent: whose it was
 
     def signal(self, number: int) -> bool:
         """Send a signal; False when the process has ended."""
+        self.was_killed = self.was_killed or number == signal.SIGKILL
         return self.pidfd >= 0 and send_signal(self.pidfd, number)
 
     def kill(self) -> None:
@@ -41,6 +45,7 @@ class Children:
         self._reactor = reactor
         self._by_pid: dict[int, Child] = {}
         self._forks_on_their_way = 0
+        self._oom = OomCounter()
         self.on_empty: Callable[[], None] | None = None  # called whenever the last one has ended
 
     def __len__(self) -> int:
@@ -76,6 +81,10 @@ class Children:
         self._reactor.call_later(0, lambda: on_end(Ended(pid=pid, code=None, signal=None)))
         return child
 
+    def look(self) -> None:
+        """To be called each second: what the OOM killer has done is known by when it was counted."""
+        self._oom.look(self._reactor.now())
+
     def fork_begins(self) -> None:
         """A worker whose pid is not yet known may be about to appear among our children."""
         self._forks_on_their_way += 1
@@ -105,6 +114,14 @@ class Children:
         del self._by_pid[child.pid]
         # The kernel shows one ended child at a time: this one may have hidden a stranger.
         self.reap_strangers()
+        if ended.signal == signal.SIGKILL and not child.was_killed:
+            child.killer = self._killer()
         child.on_end(ended)
         if not self._by_pid and self.on_empty is not None:
             self.on_empty()
+
+    def _killer(self) -> str:
+        """Of somebody who has just died by a KILL that was not ours."""
+        if self._oom.explains(self._reactor.now()):
+            return "the kernel's OOM killer"
+        return "neither holdfast nor the OOM killer" if self._oom.is_there else "somebody else than holdfast"

@@ -272,6 +272,7 @@ class Master:
 
     def _sample(self) -> None:
         now = self._reactor.now()
+        self._children.look()
         for app in self._apps.values():
             app.watch.sample(now)
         self._reactor.call_at(now + SAMPLE_EVERY, self._sample)

@@ -374,6 +374,8 @@ class Worker:
             reason = ""
         elif self._why and ended.signal in (signal.SIGKILL, signal.SIGABRT):
             reason = f"{self._why}; {ended}"
+        elif not self._why and self._child is not None and self._child.killer:
+            reason = f"{ended}, sent by {self._child.killer}"
         else:
             reason = self._why or str(ended)
         self.pipes.drain()

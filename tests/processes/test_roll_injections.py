@@ -191,7 +191,7 @@ def check(roll: Roll, step: Callable[[Roll], None], deed: Callable[[Roll], None]
         assert f"superseded by generation {verdict['to']}" in roll.cluster.log
     elif step is rolling_back:
         assert verdict["verdict"] == "rolled_back"
-        assert verdict["reason"] == "killed by SIGKILL", "the first reason is the one that counts"
+        assert verdict["reason"].startswith("killed by SIGKILL, sent by "), "the first reason is the one that counts"
     elif deed in FATAL:
         assert verdict["verdict"] == "rolled_back", deed
         assert FATAL[deed] in verdict["reason"]

@@ -143,7 +143,8 @@ def test_a_new_worker_killed_during_a_roll_sends_the_release_back(tmp_path: Path
         os.kill(next(w["pid"] for w in cluster.workers() if w["generation"] == 2), signal.SIGKILL)
         until("the verdict", decided)
         roll = cluster.app()["last_roll"]
-        assert (roll["verdict"], roll["reason"]) == ("rolled_back", "killed by SIGKILL")
+        assert roll["verdict"] == "rolled_back"
+        assert roll["reason"].startswith("killed by SIGKILL, sent by ")
         until("all of the first", lambda: [w["generation"] for w in cluster.workers()] == [1, 1, 1])
         assert ask(cluster.bind).headers["x-release"] == "first"
 

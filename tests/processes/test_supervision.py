@@ -15,7 +15,7 @@ from tests.processes.deeds import Talk, ask, deeds, kill_spawner, order, ready, 
 from tests.processes.load import Load
 
 DEATHS = {
-    "by SIGKILL": (f"/signal?{signal.SIGKILL:d}", "killed by SIGKILL"),
+    "by SIGKILL": (f"/signal?{signal.SIGKILL:d}", "killed by SIGKILL, sent by neither holdfast nor the OOM killer"),
     "by SIGSEGV": (f"/signal?{signal.SIGSEGV:d}", "killed by SIGSEGV"),
     "by SIGABRT": (f"/signal?{signal.SIGABRT:d}", "killed by SIGABRT"),
     "by SIGTERM": (f"/signal?{signal.SIGTERM:d}", "exit code 0"),
