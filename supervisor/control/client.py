@@ -23,6 +23,7 @@ from supervisor.errors import NoMasterError, RefusedError, UsageError
 from supervisor.messages.crash import CrashList, CrashReport, CrashSummary
 from supervisor.messages.events import Event, from_object
 from supervisor.messages.heap import Heap
+from supervisor.messages.stacks import WorkerStacks
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 TIMEOUT = 10.0  # seconds until a call gives up
@@ -60,6 +61,10 @@ class _Rolls(msgspec.Struct):
 
 class _Upgrade(msgspec.Struct):
     upgrade: UpgradeStatus | None
+
+
+class _Stacks(msgspec.Struct):
+    workers: list[WorkerStacks]
 
 
 class _Workers(msgspec.Struct):
@@ -152,6 +157,10 @@ class ControlClient:
     def last_upgrade(self) -> UpgradeStatus | None:
         """How the last upgrade went, or goes."""
         return self._get("/upgrade", _Upgrade).upgrade
+
+    def stack(self, target: str) -> list[WorkerStacks]:
+        """What each process of a slot does now: its threads' and tasks' stacks."""
+        return self._post("/stack", {"target": target}, _Stacks).workers
 
     def heap(self, target: str, seconds: float, frames: int = 1) -> Heap:
         """Have a worker find out what it holds, which takes so many seconds and some more."""

@@ -29,6 +29,7 @@ from supervisor.messages.crash import CrashList
 from supervisor.messages.events import Event
 from supervisor.messages.status import AppStatus, Status
 from supervisor.observe.render import render_json, render_stack, render_text
+from supervisor.observe.stacks import stacks_text
 
 
 class Session:
@@ -262,6 +263,24 @@ def heap(session: Session, target: str, diff: float, frames: int) -> int:
     else:
         for picture in heaps.pictures(found):
             session.terminal.show(picture)
+    return 0
+
+
+@cli.command()
+@click.argument("target", metavar="APP:SLOT")
+@pass_session
+def stack(session: Session, target: str) -> int:
+    """Show what a worker does now: every thread's and every task's stack.
+
+    Also of one whose event loop is blocked. Of C code that keeps the interpreter only the threads can be shown.
+    """
+    found = session.client.stack(target)
+    if session.terminal.as_json:
+        session.terminal.json({"target": target, "workers": found})
+    else:
+        for worker in found:
+            for line in stacks_text(worker):
+                session.terminal.say(line)
     return 0
 
 

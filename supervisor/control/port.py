@@ -13,6 +13,7 @@ from supervisor.errors import RefusedError
 from supervisor.messages.crash import CrashList
 from supervisor.messages.events import Event
 from supervisor.messages.heap import Heap
+from supervisor.messages.stacks import WorkerStacks
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 
 
@@ -60,6 +61,10 @@ class Supervision(Protocol):
 
     def last_upgrade(self) -> UpgradeStatus | None:
         """How the last one went, or goes; None when there was none."""
+
+    def stack(self, target: str, on_answer: Callable[[Sequence[WorkerStacks]], None]) -> None:
+        """Have all processes of one slot tell what they do, the one that serves first; `on_answer` is called within
+        seconds, also when they are blocked."""
 
     def heap(self, target: str, seconds: float, frames: int, on_answer: Callable[[Heap | RefusedError], None]) -> None:
         """Have one worker find out what it holds, tracing allocations for `seconds` with so many `frames` of the stack;

@@ -249,6 +249,15 @@ def _heap(request: Request, supervision: Supervision) -> Later:
     return Later(begin)
 
 
+def _stack(request: Request, supervision: Supervision) -> Later:
+    target = _body(request, _Target).target
+
+    def begin(give: Callable[[Answer], None]) -> None:
+        supervision.stack(target, lambda found: give(Answer(200, _json({"target": target, "workers": found}))))
+
+    return Later(begin)
+
+
 def _shutdown(_request: Request, supervision: Supervision) -> Answer:
     supervision.shutdown()
     return Answer(202, _json({"state": "stopping"}))
@@ -272,6 +281,7 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/restart": {"POST": _restart},
     "/scale": {"POST": _scale},
     "/signal": {"POST": _signal},
+    "/stack": {"POST": _stack},
     "/heap": {"POST": _heap},
     "/shutdown": {"POST": _shutdown},
 }

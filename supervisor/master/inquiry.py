@@ -21,7 +21,8 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.source import Sources
 from supervisor.kernel.stacks import DUMP, SHOW, StackRecord
 from supervisor.messages.stacks import Stacks
-from supervisor.observe.stacks import parse_answer, parse_dump, with_sources
+from supervisor.observe.flight import Flight
+from supervisor.observe.stacks import parse_answer, parse_dump, with_requests, with_sources
 
 LOOK_EVERY = 0.01  # seconds
 LOOP_TIME = 0.25
@@ -47,6 +48,7 @@ class Asked(Protocol):
     def pid(self) -> int: ...
     def signal(self, number: int) -> bool: ...
     def show(self) -> None: ...
+    def flight(self) -> Flight: ...
 
 
 class Inquiry:
@@ -106,7 +108,7 @@ class Inquiry:
             state = procfs.state(self._worker.pid)
             return Stacks(how="none", note=f"it does not answer{f': {state}' if state else ''}")
         note = "its tasks are not shown: its main thread is in C code, and runs no Python meanwhile"
-        return Stacks(how="native", threads=threads, note=note)
+        return with_requests(Stacks(how="native", threads=threads, note=note), self._worker.flight())
 
     def _answer(self, stacks: Stacks) -> None:
         waiting, self._waiting = self._waiting, []

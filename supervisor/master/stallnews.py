@@ -13,6 +13,7 @@ from supervisor.master.worker import Worker
 from supervisor.messages.events import Level
 from supervisor.messages.stacks import Frame, Serving, Stacks, ThreadStack
 from supervisor.messages.wire import Stuck, Unstuck
+from supervisor.observe.flight import Flight
 from supervisor.observe.journal import Journal
 from supervisor.observe.stacks import event_lines, own_frame, request_text, where
 from supervisor.watch.stall import Ended
@@ -27,7 +28,7 @@ class StallNews:
 
     def blocked(self, worker: Worker, seconds: float, stacks: Stacks, home: str) -> None:
         """Its event loop has been blocked for so long, and still is."""
-        about, fields = _about(stacks.of_loop, stacks, home)
+        about, fields = _about(stacks.of_loop, stacks, home, flight=worker.flight())
         text = f"its event loop is blocked, for {seconds:.1f} s so far{about}"
         lines = event_lines(stacks)
         self._tell("worker.stalled", text, worker, "warning", seconds=round(seconds, 3), stack=lines, **fields)
@@ -60,7 +61,7 @@ class StallNews:
 
     def doomed(self, worker: Worker, why: str, stacks: Stacks, home: str) -> None:
         """It is killed for that, and replaced."""
-        about, fields = _about(stacks.of_loop, stacks, home)
+        about, fields = _about(stacks.of_loop, stacks, home, flight=worker.flight())
         lines = event_lines(stacks)
         self._tell("worker.stalled", f"to be killed: {why}{about}", worker, "error", why=why, stack=lines, **fields)
 
@@ -78,7 +79,11 @@ class StallNews:
 
 
 def _about(
-    thread: ThreadStack | None, stacks: Stacks, home: str, serving: Serving | None = None
+    thread: ThreadStack | None,
+    stacks: Stacks,
+    home: str,
+    serving: Serving | None = None,
+    flight: Flight | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Where it is, and at which request: as text that goes on, and as fields."""
     serving = serving or (thread.serving if thread is not None else None) or _running(stacks)
@@ -91,6 +96,8 @@ def _about(
     if serving is not None:
         text += f", serving {request_text(serving)}"
         fields["request"] = _fields(serving)
+    elif flight is not None and flight.count:
+        text += f", {flight}"
     if stacks.how == "none":
         text += f" ({stacks.note})"
     return text, fields

@@ -9,8 +9,9 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -23,9 +24,9 @@ from supervisor.master.engine import Engine
 from supervisor.master.generations import Releases
 from supervisor.master.stallnews import StallNews
 from supervisor.master.worker import Worker
-from supervisor.messages.stacks import Stacks
+from supervisor.messages.stacks import Stacks, WorkerStacks
 from supervisor.messages.wire import Stuck, Unstuck
-from supervisor.watch.stall import Began, Ended, Limits, Sample, TimedOut, Verdict, Watched, is_calm, step
+from supervisor.watch.stall import BEAT, Began, Ended, Limits, Sample, TimedOut, Verdict, Watched, is_calm, step
 
 HEIR_TIME = 10.0  # seconds at most that a blocked worker is left alive so that its heir may be there first
 
@@ -36,6 +37,7 @@ class StallsOwner(Protocol):
     """The app."""
 
     settings: AppSettings
+    name: str
     workers: dict[int, Worker]
     engine: Engine
     releases: Releases
@@ -76,6 +78,27 @@ class Stalls:
         """Its loop is blocked, and that was told."""
         watched = self._watched.get(worker.number)
         return watched is not None and watched.is_blocked
+
+    def inquire(self, slot: int, on_answer: Callable[[Sequence[WorkerStacks]], None]) -> None:
+        """Ask all processes of a slot what they do, the youngest first in the answer."""
+        workers = [it for it in self._owner.workers.values() if it.slot == slot and it.pid]
+        found: dict[int, WorkerStacks] = {}
+
+        def take(worker: Worker, blocked: float, stacks: Stacks) -> None:
+            found[worker.number] = WorkerStacks(
+                app=self._owner.name,
+                slot=slot,
+                pid=worker.pid,
+                generation=worker.generation,
+                state=self._state(worker),
+                blocked_s=round(blocked, 3) if blocked > BEAT else 0.0,
+                stacks=stacks,
+            )
+            if len(found) == len(workers):
+                on_answer([found[number] for number in sorted(found, reverse=True)])
+
+        for worker in workers:
+            worker.ask_stacks(functools.partial(take, worker, worker.blocked))
 
     def takes_leave(self, worker: Worker) -> bool:
         """It is to leave. Whether that is done: one that is sentenced, and still blocked, would not hear of it."""
@@ -175,6 +198,13 @@ class Stalls:
         stuck_since = worker.row[Cell.STUCK_SINCE_NS] / 1e9
         stuck = self._reactor.now() - stuck_since if stuck_since else 0.0
         return max(worker.blocked, stuck) >= limits.timeout
+
+    def _state(self, worker: Worker) -> str:
+        if worker.is_leaving:
+            return "draining"
+        if not worker.is_admitted:
+            return "starting"
+        return "stalled" if self.is_stalled(worker) else "serving"
 
     def _home(self, worker: Worker) -> str:
         """Where the app's own code is."""

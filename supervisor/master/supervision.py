@@ -15,6 +15,7 @@ from supervisor.master.surveys import OnAnswer
 from supervisor.master.upgrade import Upgrade
 from supervisor.master.worker import Worker
 from supervisor.messages.events import Event
+from supervisor.messages.stacks import WorkerStacks
 from supervisor.messages.status import Begun, RollStatus, Status, UpgradeStatus
 from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
@@ -153,6 +154,10 @@ class MasterSupervision:
 
     def last_upgrade(self) -> UpgradeStatus | None:
         return self._upgrade.status
+
+    def stack(self, target: str, on_answer: Callable[[Sequence[WorkerStacks]], None]) -> None:
+        app, _worker = self._worker(target)
+        app.watch.stalls.inquire(int(target.rpartition(":")[2]), on_answer)
 
     def heap(self, target: str, seconds: float, frames: int, on_answer: OnAnswer) -> None:
         app, worker = self._worker(target)

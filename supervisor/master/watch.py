@@ -26,6 +26,7 @@ from supervisor.master.worker import Worker
 class WatchOwner(ScalerOwner, Protocol):
     """The app that is watched."""
 
+    name: str
     settings: AppSettings
     workers: dict[int, Worker]
     engine: Engine

@@ -46,6 +46,7 @@ from supervisor.messages.wire import (
     encode,
     from_worker,
 )
+from supervisor.observe.flight import Flight, look
 from supervisor.observe.journal import Journal
 from supervisor.watch.limits import Limits
 from supervisor.watch.stall import BEAT
@@ -141,6 +142,10 @@ class Worker:
     def show(self) -> None:
         """Have its loop write its stacks into its record. (Ask with `ask_stacks`.)"""
         self._send(Show())
+
+    def flight(self) -> Flight:
+        """The requests that it has in hand, as its flight recorder has them."""
+        return look(self._board, self.row_number, self._reactor.now())
 
     def last_stacks(self) -> str:
         """What a fatal signal has made it write, threads and frames as faulthandler names them; else empty."""

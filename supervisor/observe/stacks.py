@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 import supervisor
 from supervisor.kernel.source import Sources
-from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack
+from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack, WorkerStacks
+from supervisor.observe.flight import Flight
 
 MAX_LINES = 200  # of the stacks in one event
 
@@ -66,6 +67,12 @@ def with_sources(stacks: Stacks, sources: Sources) -> Stacks:
     return replace(stacks, threads=threads)
 
 
+def with_requests(stacks: Stacks, flight: Flight) -> Stacks:
+    """What faulthandler has written, with the requests that the worker's flight recorder has for its threads."""
+    threads = tuple(replace(each, serving=_on_record(each, flight)) for each in stacks.threads)
+    return replace(stacks, threads=threads)
+
+
 def own_frame(frames: tuple[Frame, ...], home: str) -> Frame | None:
     """The innermost call in the app's own code: in its directory `home`, else in none of the libraries."""
     inside = home.rstrip("/") + "/"
@@ -96,20 +103,33 @@ def event_lines(stacks: Stacks, first: str = "") -> list[str]:
     return lines if len(lines) <= MAX_LINES else [*lines[:MAX_LINES], f".. and {len(lines) - MAX_LINES} lines more"]
 
 
-def text_lines(stacks: Stacks) -> Iterator[str]:
-    """All of it, for `holdfastctl stack`."""
+def stacks_text(worker: WorkerStacks) -> Iterator[str]:
+    """All of one process, for `holdfastctl stack`."""
+    blocked = f", its event loop blocked for {worker.blocked_s:.1f} s" if worker.blocked_s else ""
+    place = f"{worker.app}:{worker.slot}"
+    yield f"{place}, pid {worker.pid}, generation {worker.generation}, {worker.state}{blocked}"
+    yield ""
+    stacks = worker.stacks
     for thread in stacks.threads:
         yield from _thread_lines(thread)
         yield ""
     for task in stacks.tasks or ():
         yield from _task_lines(task)
         yield ""
-    if stacks.tasks is not None and not stacks.tasks:
-        yield "no tasks"
     if stacks.left_out:
         yield f"{stacks.left_out} tasks more, which one answer has no room for"
     if stacks.note:
         yield f"note: {stacks.note}"
+
+
+def _on_record(thread: ThreadStack, flight: Flight) -> Serving | None:
+    if thread.runs_loop:
+        found = flight.running if flight.is_certain else None
+    else:
+        found = flight.in_thread(int(thread.name, 16)) if thread.name.startswith("0x") else None
+    if found is None:
+        return None
+    return Serving(method=found.method, path=found.path, age_s=found.age_s, request_id=found.request_id)
 
 
 def _with_sources(frames: tuple[Frame, ...], sources: Sources) -> tuple[Frame, ...]:

@@ -34,6 +34,7 @@ from supervisor.messages.crash import (
 )
 from supervisor.messages.events import Event
 from supervisor.messages.heap import Allocation, Container, Heap, Kind
+from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack, WorkerStacks
 from supervisor.messages.status import (
     AppState,
     AppStatus,
@@ -60,6 +61,29 @@ HEAP = Heap(
     kinds=(Kind(name="dict", count=20000, grown=4000), Kind(name="shop.Cart", count=7)),
     containers=(Container(kind="list", length=4000, bytes=32 * 2**10, name="shop.HELD", holds="dict"),),
     longest_ms=2.5,
+)
+
+
+STACKS = WorkerStacks(
+    app="web",
+    slot=1,
+    pid=1001,
+    generation=1,
+    state="stalled",
+    blocked_s=2.5,
+    stacks=Stacks(
+        how="interrupted",
+        threads=(
+            ThreadStack(
+                name="MainThread",
+                runs_loop=True,
+                frames=(Frame("/srv/shop/cart.py", 12, "total", "time.sleep(9)"),),
+                serving=Serving(method="GET", path="/cart", age_s=2.6, request_id="4f"),
+            ),
+        ),
+        tasks=(TaskStack(name="request", is_running=True, frames=(Frame("/srv/shop/\x1b.py", 3, "app"),)),),
+        left_out=7,
+    ),
 )
 
 
@@ -202,6 +226,13 @@ class Scene:
     def signal(self, name: str, target: str) -> list[int]:
         self.calls.append(("signal", name, target))
         return [each.pid for each in self.apps[self.named(target)].workers]
+
+    def stack(self, target: str, on_answer: Callable[[Sequence[WorkerStacks]], None]) -> None:
+        self.calls.append(("stack", target))
+        self.named(target)
+        if ":" not in target:
+            raise RefusedError(f"one worker, such as {target}:1, not {target}")
+        self.later(0.1, lambda: on_answer([STACKS]))
 
     def heap(self, target: str, seconds: float, frames: int, on_answer: Callable[[Heap | RefusedError], None]) -> None:
         self.calls.append(("heap", target, seconds, frames))

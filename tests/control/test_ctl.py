@@ -194,6 +194,36 @@ def test_heap_as_json_is_all_of_it_and_nothing_else(start_master: StartMaster, c
     assert json.loads(done.stdout)["traced_count"] == 5000
 
 
+def test_stack_shows_each_thread_and_task_and_garbles_no_terminal(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("stack", "web:1")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "web:1, pid 1001, generation 1, stalled, its event loop blocked for 2.5 s",
+        "",
+        "the loop's thread MainThread, GET /cart (2.6 s, id 4f):",
+        "  /srv/shop/cart.py:12 in total: time.sleep(9)",
+        "",
+        "task request, running:",
+        "  /srv/shop/\\x1b.py:3 in app",
+        "",
+        "7 tasks more, which one answer has no room for",
+    ]
+
+
+def test_stack_as_json_is_all_of_it(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    found = json.loads(ctl("--json", "stack", "web:1").stdout)
+    assert found["workers"][0]["stacks"]["how"] == "interrupted"
+
+
+def test_stack_of_more_than_one_worker_is_refused(start_master: StartMaster, ctl: Ctl) -> None:
+    start_master()
+    done = ctl("stack", "web")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "one worker, such as web:1, not web" in done.stderr
+
+
 def test_heap_of_a_worker_that_ends_meanwhile_is_one_line(start_master: StartMaster, ctl: Ctl) -> None:
     start_master()
     done = ctl("heap", "web:2", "--diff", "0")
@@ -437,6 +467,7 @@ def test_help_lists_what_exists_and_nothing_else(ctl: Ctl) -> None:
             "scale",
             "shutdown",
             "signal",
+            "stack",
             "start",
         ),
         *("status", "stop", "upgrade", "version"),

@@ -233,3 +233,23 @@ def test_a_survey_is_answered_later() -> None:
     assert json.loads(answers[0].body)["allocations"][0]["place"] == "/srv/shop/cart.py:12"
     assert refusal(answers[1]) == "web:2: the worker has ended meanwhile"
     assert scene.calls[0] == ("heap", "web:1", 2.0, 1)
+
+
+def test_stacks_are_answered_later_and_of_one_worker_only() -> None:
+    class Quick(Direct):
+        def later(self, delay: float, action: Any) -> None:
+            action()
+
+    answers: list[Answer] = []
+    later = route(Request("POST", "/stack", b'{"target":"web:1"}'), Quick())
+    assert isinstance(later, Later)
+    later.begin(answers.append)
+    found = json.loads(answers[0].body)
+    assert (answers[0].status, found["target"]) == (200, "web:1")
+    assert found["workers"][0]["stacks"]["threads"][0]["frames"][0] == {
+        "file": "/srv/shop/cart.py",
+        "line": 12,
+        "function": "total",
+        "source": "time.sleep(9)",
+    }
+    assert ask("POST", "/stack", {"target": "web:1", "more": 1}).status == 400
