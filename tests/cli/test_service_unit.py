@@ -62,7 +62,8 @@ def test_the_exposure_is_low_and_each_exception_has_its_reason(name: str) -> Non
 def test_the_template_is_the_same_service_under_other_names() -> None:
     single, template = entries(), entries("holdfast@.service")
     assert single.keys() == template.keys()
-    names = {"Description", "WorkingDirectory", "ExecStart", "ExecReload", "RuntimeDirectory", "Environment"}
+    names = {"Description", "WorkingDirectory", "ExecStart", "ExecReload"}
+    names |= {"RuntimeDirectory", "StateDirectory", "Environment"}
     for key, value in template.items():
         if key in names:
             assert "%i" in value or key == "Environment", key
