@@ -11,7 +11,7 @@ from benchmarks.peers import HOLDFAST, Launch, Peer, command_of_holdfast
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.server import Server, running
 
-OFF = ("--lag-limit", "0", "--stall-warn", "0", "--stall-timeout", "0", "--request-warn", "0")
+OFF = ("--lag-limit", "0", "--queue-timeout", "0", "--stall-warn", "0", "--stall-timeout", "0", "--request-warn", "0")
 IDLE_WORKERS = (16, 64)
 IDLE_S = 30.0
 SETTLE_S = 4.0  # after the last worker has come: what a start needs is over by then

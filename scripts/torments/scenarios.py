@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torments.trial import Sign, Torment, Trial
 
+LEAST_KEPT = 0.85  # of the peak's answers; it is 95 % where the clients have a core of their own
 FEW = ("--max-inflight", "4", "--grow-after", "1", "--shrink-after", "2")
 
 
@@ -13,6 +14,20 @@ def end_crowd(trial: Trial) -> None:
     trial.remarks.append(f"the crowd: {seen.ok:,} answers, {seen.lost or 'none'} lost")
     if seen.lost:
         trial.failures.append(f"the crowd has lost {seen.lost}: {seen.lost_by}")
+
+
+def overload(trial: Trial) -> None:
+    """Ten times the clients that the cluster is at its peak with."""
+    peak = trial.impatient("/work?5", 16, 4)
+    trial.begin()
+    crowd = trial.impatient("/work?5", 160, 4)
+    kept = crowd["ok_per_s"] / peak["ok_per_s"]
+    trial.remarks.append(
+        f"impatient clients: 16 had {peak['ok_per_s']:.0f} answers/s within 1 s, 160 had {crowd['ok_per_s']:.0f} "
+        f"({kept:.0%}; {crowd['shed_per_s']:.0f}/s turned away, {crowd['late_per_s']:.0f}/s late)"
+    )
+    if kept < LEAST_KEPT:
+        trial.failures.append(f"only {kept:.0%} of the peak's answers in time")
 
 
 BLOCKED = "its event loop is blocked"
@@ -109,6 +124,7 @@ TORMENTS = (
         within_s=240.0,
         connections=1,
         fresh=0.0,
+        pause_s=0.1,
         is_slow=True,
     ),
     Torment(
@@ -128,5 +144,14 @@ TORMENTS = (
         options=FEW,
         workers="1..3",
         connections=1,
+    ),
+    Torment(
+        "ten times the load, of clients that give up after 1 s",
+        overload,
+        (Sign("log", "turned away with 503"),),
+        connections=1,
+        fresh=0.0,
+        pause_s=0.1,
+        may_lose=100,
     ),
 )

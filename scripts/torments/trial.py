@@ -9,6 +9,8 @@ import contextlib
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +23,7 @@ from tests.processes.cluster import Cluster
 from tests.processes.load import Load, Report
 
 APP = Path(__file__).with_name("torment_app.py")
+IMPATIENT = Path(__file__).parents[1] / "benchmarks" / "impatient_load.py"
 WARM_UP_S = 1.0
 AFTER_S = 1.0  # of load after the last thing that was to happen
 RECOVER_S = 20.0
@@ -62,6 +65,7 @@ class Torment:
     may_lose: int = 0
     connections: int = 4
     fresh: float = 0.5
+    pause_s: float = 0.0  # that each client of the load rests between two requests
     ends: str = "running"  # the app's state at last
     is_slow: bool = False  # it takes minutes, and so little that others can be tried meanwhile
 
@@ -102,6 +106,15 @@ class Trial:
         )
         self._crowd.start()
 
+    def impatient(self, path: str, clients: int, seconds: int) -> dict[str, float]:
+        """What so many clients see in so many seconds who give up after one, and ask again at once: answers, refusals
+        and lateness a second (`ok_per_s`, `shed_per_s`, `late_per_s`), and `p99_s`."""
+        port = self.cluster.bind.rpartition(":")[2]
+        command = [sys.executable, str(IMPATIENT), port, path, str(clients), str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True)
+        seen: dict[str, float] = json.loads(done.stdout)
+        return seen
+
     def disperse(self) -> Report:
         """The crowd goes; what it has seen."""
         assert self._crowd is not None
@@ -133,11 +146,10 @@ class Trial:
         events = (json.loads(line) for line in lines)
         return [event for event in events if event["ts"] >= self._began and event["event"] != "app.output"]
 
-    def inflict(self, torment: Torment) -> None:
-        """What clients see is counted from here on."""
+    def begin(self) -> None:
+        """What clients see is counted from here on, and so is the time until something is noticed."""
         self.load.window()
         self._began = time.time()
-        torment.inflict(self)
 
     def wait_for(self, sign: Sign, seen: int, within_s: float) -> tuple[int, Event] | None:
         """The first event that fits, after `seen` others, with its number; None when it does not come."""
@@ -172,14 +184,16 @@ def suffer(torment: Torment) -> Outcome:
         shutil.copy(APP, home)
         options = ["-w", torment.workers, "--log-format", "json", *torment.options]
         cluster = Cluster(Path(home), f"torment_app:{torment.app}", *options)
-        pause_s = 0.1 if torment.is_slow else 0.0
-        load = Load("", torment.connections, torment.fresh, posts=0.3, pause_s=pause_s, all_rest=True, timeout_s=20.0)
+        load = Load(
+            "", torment.connections, torment.fresh, posts=0.3, pause_s=torment.pause_s, all_rest=True, timeout_s=20.0
+        )
         with cluster:
             load.address = cluster.bind
             with load:
                 time.sleep(WARM_UP_S)
                 trial = Trial(cluster, load)
-                trial.inflict(torment)
+                trial.begin()
+                torment.inflict(trial)
                 _watch(torment, trial, outcome)
                 time.sleep(AFTER_S)
                 trial.end()
