@@ -5,7 +5,7 @@ from __future__ import annotations
 from torments.trial import Sign, Torment, Trial
 
 LEAST_KEPT = 0.85  # of the peak's answers; it is 95 % where the clients have a core of their own
-FEW = ("--max-inflight", "4", "--grow-after", "1", "--shrink-after", "2")
+FEW = ("--max-inflight", "4", "--queue-timeout", "5", "--grow-after", "1", "--shrink-after", "2")
 
 
 def end_crowd(trial: Trial) -> None:

@@ -19,7 +19,7 @@ SLOW = {"ANSWER_SECONDS": "0.05"}
 
 def cluster_of(folder: Path, workers: str, *arguments: str) -> Cluster:
     """Workers with room for four requests each, that take 50 ms."""
-    few = ("--max-inflight", "4", "--log-format", "json")
+    few = ("--max-inflight", "4", "--queue-timeout", "5", "--log-format", "json")
     return deeds(folder, "-w", workers, *PACE, *few, *arguments, env=SLOW)
 
 
