@@ -352,7 +352,7 @@ class App:
         worker.limits = limits.of_worker(release.settings.max_requests, release.settings.max_age, chances)
         worker.pipes.give_to(release.place.identity)
         self.workers[worker.number] = worker
-        self.watch.stalls.begin()
+        self.watch.begin()
         release.fork(worker)
 
     def _drain(self, worker: Worker) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from supervisor.fleet.evenness import Lending
 from supervisor.fleet.heirs import NOTHING, shares
 from supervisor.fleet.records import Fleet
 from supervisor.kernel.board import Cell
@@ -28,6 +29,7 @@ class Relay:
         self._give, self._take = Channel.pair()
         self._toward: int | None = None  # the generation that has replaced somebody last
         self._told: dict[int, int] = {}  # shares, by worker
+        self._lenders: set[int] = set()  # to even out
         self._trial: tuple[int, int] | None = None  # the worker on trial, and its share
 
     @property
@@ -78,6 +80,19 @@ class Relay:
             if worker.is_admitted and not worker.is_leaving:
                 worker.lend(0, self.giving_end)
         self._tell(self._wanted(fleet, workers), workers)
+
+    @property
+    def has_trial(self) -> bool:
+        return self._trial is not None
+
+    def even_out(self, lending: Lending, workers: Mapping[int, Worker]) -> None:
+        """Have some lend to the others, and nobody else any more."""
+        for number in (self._lenders - lending.lenders.keys()) & workers.keys():
+            workers[number].lend(0, self.giving_end)
+        self._lenders = set(lending.lenders)
+        self._tell({number: NOTHING if number in lending.lenders else lending.share for number in self._told}, workers)
+        for number, count in lending.lenders.items():
+            workers[number].lend(count, self.giving_end)
 
     def settle(self, fleet: Fleet, workers: Mapping[int, Worker]) -> None:
         """Tell those who are ready now, or ready no more; the shares of the others stay as they are."""

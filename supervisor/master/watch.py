@@ -12,8 +12,10 @@ from supervisor.fleet import records as seats
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.accounts import Accounts
 from supervisor.master.engine import Engine
+from supervisor.master.evener import Evener
 from supervisor.master.generations import Releases
 from supervisor.master.news import News
+from supervisor.master.relay import Relay
 from supervisor.master.restraint import Restraint
 from supervisor.master.scaler import Scaler, ScalerOwner
 from supervisor.master.stallnews import StallNews
@@ -36,6 +38,7 @@ class WatchOwner(ScalerOwner, Protocol):
     def max_memory(self, settings: AppSettings) -> int | None: ...
 
     accounts: Accounts
+    relay: Relay
     is_stopping: bool
 
     def recycle(self, slot: int, why: str, *, insist: bool = False) -> None: ...
@@ -51,6 +54,12 @@ class Watch:
         self.restraint = Restraint(reactor, owner.news)
         self.scaler = Scaler(owner, reactor, self.sampler)
         self.stalls = Stalls(owner, reactor, stall_news, self.may_kill)
+        self.evener = Evener(owner, reactor)
+
+    def begin(self) -> None:
+        """There are workers."""
+        self.stalls.begin()
+        self.evener.begin()
 
     def sample(self, now: float) -> None:
         """Take everybody's pulse, recycle who has used itself up, and have as many as are needed."""

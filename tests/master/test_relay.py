@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from supervisor.fleet.evenness import Lending
 from supervisor.fleet.heirs import NOTHING
 from supervisor.fleet.records import Fleet, Slot, Worker
 from supervisor.kernel.board import Cell, private_row
@@ -139,4 +140,21 @@ def test_a_worker_on_trial_that_dies_leaves_the_others_to_take_what_was_lent() -
     del workers[9]
     relay.settle(fleet({1: (1, 1), 2: (2, 1)}), workers)
     assert workers[1].shares[-1] == workers[2].shares[-1] == 8
+    relay.close()
+
+
+def test_to_even_out_the_rich_lend_and_the_others_take_up_to_the_mean() -> None:
+    relay = Relay()
+    workers: dict[int, Any] = {1: Told(1, 50), 2: Told(2, 10), 3: Told(3, 0)}
+    relay.settle(fleet({1: (1, 1), 2: (2, 1), 3: (3, 1)}), workers)
+    relay.even_out(Lending({1: 30}, 20), workers)
+    assert [workers[number].shares[-1] for number in (1, 2, 3)] == [NOTHING, 20, 20]
+    assert [workers[number].lent for number in (1, 2, 3)] == [[30], [], []]
+    relay.even_out(Lending({2: 5}, 20), workers)
+    assert [workers[number].lent for number in (1, 2, 3)] == [[30, 0], [5], []]
+    del workers[2]
+    relay.settle(fleet({1: (1, 1), 3: (3, 1)}), workers)
+    relay.even_out(Lending({}, 20), workers)
+    assert workers[1].lent == [30, 0], "who lends to nobody is told nothing more"
+    assert [workers[number].shares[-1] for number in (1, 3)] == [20, 20]
     relay.close()

@@ -125,3 +125,41 @@ def test_wsgi_requests_are_turned_away_when_all_threads_are_held_for_too_long(tm
         crowd = impatient(cluster, 100, "/sleep?0.2")
         assert crowd["ok_per_s"] > 0.8 * 2 * 4 / 0.2, crowd
         assert cluster.app()["totals"]["shed"] > 0
+
+
+def shares(cluster: Cluster) -> list[int]:
+    return [worker["connections"] for worker in cluster.workers()]
+
+
+def is_even(cluster: Cluster, connections: int) -> bool:
+    """Nobody has more than a quarter above the mean; clients come and go for a moment where one is handed over."""
+    found = shares(cluster)
+    return abs(sum(found) - connections) <= 2 and max(found) <= 1.25 * connections / len(found)
+
+
+def test_a_burst_of_connections_is_evened_out_and_so_it_is_after_a_roll(tmp_path: Path) -> None:
+    cluster = cluster_of(tmp_path, "asgi", "-w", "4")
+    with cluster, Load(cluster.bind, connections=64, fresh=0.0, posts=0.0, pause_s=0.02, all_rest=True) as load:
+        until("it is even", lambda: is_even(cluster, 64), deadline=5.0)
+        assert cluster.roll()["verdict"] == "committed"
+        until("it is even again", lambda: is_even(cluster, 64), deadline=5.0)
+        report = load.stop()
+    assert report.lost == 0, report
+    assert report.reconnects == 0, report
+
+
+def test_idle_connections_leave_a_worker_that_lags(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "asgi", "-w", "2") as cluster:
+        visitors = [Visitor(cluster.bind) for _ in range(12)]
+        for visitor in visitors:
+            assert visitor.ask("/?here").text == "here"
+        lagging = visitors[0].ask("/").headers["x-pid"]
+
+        def others() -> set[str]:
+            """Who has the other clients' connections, while the first keeps its worker lagging."""
+            assert visitors[0].ask("/block?0.4").status == 200
+            return {visitor.ask("/").headers["x-pid"] for visitor in visitors[1:]}
+
+        until("they are all with the other one", lambda: lagging not in others())
+        for visitor in visitors:
+            visitor.close()

@@ -1,0 +1,63 @@
+"""Has connections moved from workers that have many, or no room, to the others.
+
+Invariants:
+- Who is to lend how many is decided by `fleet.evenness`, from what the board says of each worker.
+- Nothing is moved while workers come and go: a roll, or a worker that leaves, has its own moving.
+- Looking reads three cells of each worker; it stops when there is no worker left to look at.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from supervisor.fleet.evenness import Evenness, Load, step
+from supervisor.kernel.board import Cell, WorkerState
+from supervisor.kernel.reactor import Reactor, Timer
+from supervisor.master.engine import Engine
+from supervisor.master.relay import Relay
+from supervisor.master.worker import Worker
+
+LOOK_EVERY = 0.25  # seconds
+
+
+class EvenerOwner(Protocol):
+    """The app whose workers they are."""
+
+    workers: dict[int, Worker]
+    engine: Engine
+    relay: Relay
+
+
+class Evener:
+    """Idle until `begin`."""
+
+    def __init__(self, owner: EvenerOwner, reactor: Reactor) -> None:
+        self._owner = owner
+        self._reactor = reactor
+        self._timer: Timer | None = None
+        self._state = Evenness()
+
+    def begin(self) -> None:
+        """There is a worker. Harmless when it has begun."""
+        if self._timer is None:
+            self._timer = self._reactor.call_later(LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        owner = self._owner
+        if not owner.workers:
+            return
+        self.begin()
+        if owner.engine.roll.is_under_way or owner.engine.fleet.leaving or owner.relay.has_trial:
+            self._state = Evenness()
+            return
+        self._state, lending = step(self._state, self._loads(), self._reactor.now())
+        if lending is not None:
+            owner.relay.even_out(lending, owner.workers)
+
+    def _loads(self) -> dict[int, Load]:
+        serving = {number: each.row for number, each in self._owner.workers.items() if each.is_admitted}
+        return {
+            number: Load(row[Cell.CONNECTIONS], row[Cell.HANDED_OVER], row[Cell.STATE] == WorkerState.READY)
+            for number, row in serving.items()
+        }
