@@ -34,23 +34,10 @@ from supervisor.master.releases import Release, wanted_workers
 from supervisor.master.rollout import Rollout
 from supervisor.master.stallnews import StallNews
 from supervisor.master.store import SocketStore
-from supervisor.master.surveys import Surveys
 from supervisor.master.watch import Watch
 from supervisor.master.worker import Worker
 from supervisor.messages.status import AppState, Begun
-from supervisor.messages.wire import (
-    Erred,
-    FromWorker,
-    Imported,
-    Probed,
-    Ready,
-    Recovered,
-    Saturated,
-    Stuck,
-    Surveyed,
-    TurnedAway,
-    Unstuck,
-)
+from supervisor.messages.wire import Erred, FromWorker, Imported, Probed, Ready
 from supervisor.observe.crash import CrashStore
 from supervisor.observe.journal import Journal
 from supervisor.reload import records as rolls
@@ -104,7 +91,6 @@ class App:
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)
         self.rollout = Rollout(self, reactor)
-        self.surveys = Surveys(reactor)
         self.watch = Watch(self, reactor, StallNews(journal, settings.name))
         fleet = seats.Fleet(settings.boot_timeout, settings.drain_timeout)
         self.engine = Engine(reactor, fleet, self._do, self._settle_down)
@@ -288,26 +274,16 @@ class App:
             worker.admit(self.relay.taking_end)
             self.news.ready(worker, self._reactor.now() - worker.began)
             self.engine.post(seats.BecameReady(worker.number))
-        elif isinstance(message, Saturated):
-            self.news.saturated(worker, message.why)
-        elif isinstance(message, Recovered):
-            self.news.recovered(worker, message.seconds, message.why)
-        elif isinstance(message, TurnedAway):
-            self.news.turned_away(worker, message.requests, message.seconds)
         elif isinstance(message, Erred):
             self.rollout.trial.look()
-        elif isinstance(message, Surveyed):
-            self.surveys.answered(worker, message.heap)
         elif isinstance(message, Probed):
             self.rollout.trial.probed(worker, message.status)
-        elif isinstance(message, Stuck):
-            self.watch.stalls.on_stuck(worker, message)
-        elif isinstance(message, Unstuck):
-            self.watch.stalls.on_unstuck(worker, message)
+        else:
+            self.watch.hear(worker, message)
 
     def on_worker_end(self, worker: Worker, reason: str) -> None:
         del self.workers[worker.number]
-        self.surveys.ended(worker)
+        self.watch.surveys.ended(worker)
         self.news.dropped(worker, *worker.newly_dropped())
         lost = self.accounts.fold(worker)
         self.rollout.book.ended(worker)

@@ -163,7 +163,7 @@ class MasterSupervision:
         app, worker = self._worker(target)
         if not worker.is_admitted or worker.is_leaving:
             raise RefusedError(f"{target} does not serve, it {'leaves' if worker.is_leaving else 'is starting'}")
-        app.surveys.ask(worker, seconds, frames, on_answer)
+        app.watch.surveys.ask(worker, seconds, frames, on_answer)
 
     def shutdown(self) -> None:
         self._begin_stop("shutdown was asked for")

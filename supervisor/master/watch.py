@@ -20,9 +20,11 @@ from supervisor.master.restraint import Restraint
 from supervisor.master.scaler import Scaler, ScalerOwner
 from supervisor.master.stallnews import StallNews
 from supervisor.master.stalls import Stalls
+from supervisor.master.surveys import Surveys
 from supervisor.master.vitals import Sampler
 from supervisor.master.wear import Wear
 from supervisor.master.worker import Worker
+from supervisor.messages.wire import FromWorker, Recovered, Saturated, Stuck, Surveyed, TurnedAway, Unstuck
 
 
 class WatchOwner(ScalerOwner, Protocol):
@@ -53,6 +55,7 @@ class Watch:
         self.wear = Wear(owner, self.sampler)
         self.restraint = Restraint(reactor, owner.news)
         self.scaler = Scaler(owner, reactor, self.sampler)
+        self.surveys = Surveys(reactor)
         self.stalls = Stalls(owner, reactor, stall_news, self.may_kill)
         self.evener = Evener(owner, reactor)
 
@@ -76,6 +79,21 @@ class Watch:
         self.wear.look(settled, now)
         self.scaler.look()
         self.wear.look_for_leaks(workers, now)
+
+    def hear(self, worker: Worker, message: FromWorker) -> None:
+        """What a worker tells of how it fares, and of what it holds."""
+        if isinstance(message, Saturated):
+            self._owner.news.saturated(worker, message.why)
+        elif isinstance(message, Recovered):
+            self._owner.news.recovered(worker, message.seconds, message.why)
+        elif isinstance(message, TurnedAway):
+            self._owner.news.turned_away(worker, message.requests, message.seconds)
+        elif isinstance(message, Stuck):
+            self.stalls.on_stuck(worker, message)
+        elif isinstance(message, Unstuck):
+            self.stalls.on_unstuck(worker, message)
+        elif isinstance(message, Surveyed):
+            self.surveys.answered(worker, message.heap)
 
     def may_kill(self, worker: Worker, why: str) -> bool:
         """Whether `worker` may be killed for `why`. A kill that is granted counts as done; one that is refused has
