@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from supervisor.config.settings import AppSettings, MemoryShare, Settings
+from supervisor.config.values import MAX_WORKERS
 from supervisor.errors import UserError
 from supervisor.kernel.capacity import available_memory
 from supervisor.kernel.files import starting_directory
@@ -74,7 +75,7 @@ def _max_memory(app: AppSettings) -> list[str]:
     """What a share comes to on this machine."""
     if not isinstance(app.max_memory, MemoryShare):
         return []
-    workers, available = wanted_workers(app), available_memory()
+    workers, available = wanted_workers(app, MAX_WORKERS), available_memory()  # of a range the most
     each = max_memory(app.max_memory, available, workers) or 0
     of_all = f"{100 * app.max_memory.part:g}% of {megabytes(available)} MB by {workers}"
     return [f"max_memory {megabytes(each)} MB a worker ({of_all})"]

@@ -23,9 +23,10 @@ def test_an_asgi_app_is_told_with_import_time_preload_and_binds(tmp_path: Path) 
     assert done.stderr == ""
 
 
-def test_a_share_of_the_memory_is_told_as_it_resolves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["4", "2..4"])
+def test_a_share_of_the_memory_is_told_as_it_resolves(tmp_path: Path, workers: str) -> None:
     (tmp_path / "shop.py").write_text(ASGI)
-    done = holdfast("check", "shop:app", "-w", "4", "--max-memory", "80%", cwd=tmp_path)
+    done = holdfast("check", "shop:app", "-w", workers, "--max-memory", "80%", cwd=tmp_path)
     told = re.search(r", max_memory (\d+) MB a worker \(80% of (\d+) MB by 4\)\n$", done.stdout)
     assert told is not None, done.stdout
     assert abs(int(told[1]) - 0.8 * int(told[2]) / 4) <= 1
