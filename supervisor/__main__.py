@@ -25,6 +25,10 @@ def ctl() -> int:
 
 
 def _holdfast() -> int:
+    if os.getpid() == 1 and "run" in sys.argv[1:2]:
+        from supervisor.kernel.process import hold_back_stops
+
+        hold_back_stops()
     from supervisor.cli.commands import main as run
 
     return run(sys.argv[1:])

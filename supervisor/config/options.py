@@ -336,6 +336,16 @@ OPTIONS: tuple[Option, ...] = (
     ),
     *ADMISSION,
     Option(
+        key="stop_delay",
+        flags=("--stop-delay",),
+        section="supervisor",
+        group=_TIMES,
+        parse=values.seconds(),
+        metavar="S",
+        default="0",
+        help="after TERM all goes on for so long, while whoever routes connections here hears of the stop",
+    ),
+    Option(
         key="pidfile",
         flags=("--pidfile",),
         section="supervisor",

@@ -128,6 +128,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     control: str | None = None  # None: a path in the runtime directory
     control_group: ControlGroup | None = None  # None: only our own user and root
+    stop_delay: float = 0.0
     pidfile: str | None = None
     crash_dir: str | None = None  # None: systemd's state directory, or beside the control socket
     log_format: LogFormat = "text"

@@ -81,6 +81,14 @@ def execute_again(arguments: Sequence[str], environment: Mapping[str, str], fds:
         raise
 
 
+def hold_back_stops() -> None:
+    """Keep signals that ask for a stop until `let_signals_in`: a pid 1 without a handler would never see them.
+
+    Source: pid_namespaces(7), on the init process.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+
+
 def let_signals_in() -> None:
     """Take what has come meanwhile: the handlers are in place."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

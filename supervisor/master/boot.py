@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 import msgspec
@@ -23,7 +24,7 @@ from supervisor.kernel.process import become_subreaper
 from supervisor.kernel.reactor import Reactor
 from supervisor.kernel.title import current_title, restore_title, set_title
 from supervisor.master import record
-from supervisor.master.master import Master, on_error
+from supervisor.master.master import Master
 from supervisor.master.preflight import Answer, read_memory
 from supervisor.observe.journal import Journal
 from supervisor.observe.sink import Sink
@@ -84,7 +85,7 @@ def _run(settings: Settings, source: Source | None, kept: record.Master | None =
     _keep_descriptors_to_ourselves()
     title = current_title()
     set_title("master")
-    reactor = Reactor(lambda error: on_error(journal, error))
+    reactor = Reactor(lambda error: _tell_error(journal, error))
     stdout, stderr = Sink(reactor, 1, "stdout"), Sink(reactor, 2, "stderr")
     journal = Journal(stdout, stderr, log_format=settings.supervisor.log_format)
     if kept is not None and kept.own is not None:
@@ -98,3 +99,9 @@ def _run(settings: Settings, source: Source | None, kept: record.Master | None =
         journal.close()
         reactor.close()
         restore_title(title)
+
+
+def _tell_error(journal: Journal, error: Exception) -> None:
+    """An error of the master's own: told with its traceback, one line for each of the traceback's."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        journal.event("log", line, level="error")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import supervisor
 from supervisor.config.settings import AppSettings
 from supervisor.master.place import Place
+from supervisor.observe.journal import Journal
 
 _CONFINE = os.path.join(os.path.dirname(os.path.abspath(supervisor.__file__)), "spawner", "confine.py")
 
@@ -32,6 +33,14 @@ def confined(settings: AppSettings, place: Place, module: str, command: Sequence
         wanted += [] if who.uid is None else [f"uid={who.uid}"]
         wanted += [f"gid={who.gid}", f"groups={','.join(map(str, who.groups))}"]
     return [sys.executable, "-I", "-S", _CONFINE, *wanted, "--", module, *command]
+
+
+def warn_of_root(apps: Sequence[AppSettings], journal: Journal) -> None:
+    """Root may be what is wanted, but not by accident."""
+    bold = [app.name for app in apps if app.user is None]
+    if os.geteuid() == 0 and bold:
+        text = f"runs as root, with all that its code imports: {', '.join(bold)}; name a user in the settings"
+        journal.event("log", text, level="warning")
 
 
 def environment(settings: AppSettings, place: Place) -> dict[str, str]:

@@ -13,9 +13,18 @@ from supervisor.config.settings import AppSettings
 from supervisor.errors import SurroundingsError
 from supervisor.kernel.address import Fd, Systemd, Tcp, Unix, parse_address
 from supervisor.kernel.revival import revive_tcp, revive_unix
-from supervisor.kernel.sockets import Listener, adopt_fd, adopt_systemd, find_owner, open_tcp, open_unix
+from supervisor.kernel.sockets import (
+    Listener,
+    adopt_fd,
+    adopt_systemd,
+    find_owner,
+    longest_backlog,
+    open_tcp,
+    open_unix,
+)
 from supervisor.master import record
 from supervisor.master.store import SocketStore
+from supervisor.observe.journal import Journal
 
 
 class Listeners:
@@ -103,6 +112,14 @@ class Listeners:
         self._store.drop(self._app, address)
         listener.close(keep_file=self._store.keeps(self._app, address))
         return listener
+
+
+def warn_of_short_queues(apps: Sequence[AppSettings], journal: Journal) -> None:
+    """The kernel cuts a longer backlog down without a word."""
+    wanted, allowed = max(app.backlog for app in apps), longest_backlog()
+    if allowed is not None and allowed < wanted:
+        text = f"backlog {wanted} is cut down to net.core.somaxconn, {allowed}; raise it with sysctl(8)"
+        journal.event("log", text, level="warning")
 
 
 def _terms(text: str, settings: AppSettings) -> dict[str, object]:

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +26,13 @@ from supervisor.kernel.instance import Claim, Pidfile, claim, default_control_pa
 from supervisor.kernel.notify import Notifier, handed_environment, stored_fds
 from supervisor.kernel.process import let_signals_in
 from supervisor.kernel.reactor import Reactor
-from supervisor.kernel.sockets import longest_backlog
 from supervisor.master import record
 from supervisor.master.admission import admission, warn_of_closed_door
 from supervisor.master.app import App
 from supervisor.master.children import Children
+from supervisor.master.confinement import warn_of_root
 from supervisor.master.herald import Herald
+from supervisor.master.listeners import warn_of_short_queues
 from supervisor.master.snapshot import app_status, leaving_line, serving_line
 from supervisor.master.store import SocketStore
 from supervisor.master.succession import Successor, passed_descriptors, state_of
@@ -63,6 +63,7 @@ class Master:
         self._began = reactor.now()
         self._exit_code = 0
         self._is_stopping = False
+        self._is_departing = False  # told to stop, and does in a moment
         self._is_ready = False
         self._claim: Claim | None = None
         self._control: ControlServer | None = None
@@ -199,7 +200,7 @@ class Master:
     def _watch_signals(self) -> None:
         on_signal = self._reactor.on_signal
         on_signal(signal.SIGCHLD, self._children.reap_strangers)
-        on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
+        on_signal(signal.SIGTERM, self._terminated)
         on_signal(signal.SIGINT, self._interrupted)
         on_signal(signal.SIGQUIT, self._stop_at_once)
         on_signal(signal.SIGHUP, lambda: self._reload_by_signal("SIGHUP"))
@@ -221,20 +222,15 @@ class Master:
         for app in self._apps.values():
             where = ", ".join(listener.bound for listener in app.listeners.of(app.settings.bind))
             self._journal.event("log", f"listening on {where}", app=app.name)
-        if os.geteuid() == 0 and (bold := [app.name for app in self._apps.values() if app.settings.user is None]):
-            text = f"runs as root, with all that its code imports: {', '.join(bold)}; name a user in the settings"
-            self._journal.event("log", text, level="warning")
-        wanted, allowed = max(app.settings.backlog for app in self._apps.values()), longest_backlog()
-        if allowed is not None and allowed < wanted:
-            text = f"backlog {wanted} is cut down to net.core.somaxconn, {allowed}; raise it with sysctl(8)"
-            self._journal.event("log", text, level="warning")
+        warn_of_root(self._settings.apps, self._journal)
+        warn_of_short_queues(self._settings.apps, self._journal)
 
     # Upgrading
 
     @property
     def why_not_upgradable(self) -> str:
         """Why an upgrade can't be, now or later; empty if it can."""
-        if self._is_stopping:
+        if self._is_stopping or self._is_departing:
             return "holdfast is stopping"
         return "" if self._source is not None else "this master is part of another program, which would have to go on"
 
@@ -349,6 +345,17 @@ class Master:
 
     # Ending
 
+    def _terminated(self) -> None:
+        """Once the delay is over, or told again, stop."""
+        delay = self._settings.supervisor.stop_delay
+        if self._is_departing or self._is_stopping or not delay:
+            self._stop("SIGTERM")
+            return
+        self._is_departing = True
+        text = f"SIGTERM: takes connections for another {delay:g} s (stop_delay), then stops"
+        self._journal.event("log", text, pid=os.getpid())
+        self._reactor.call_later(delay, lambda: self._stop("SIGTERM"))
+
     def _interrupted(self) -> None:
         if self._is_stopping:
             self._stop_at_once()
@@ -393,9 +400,3 @@ def _settle() -> None:
     from supervisor.kernel.memory import settle  # and ctypes with it: not before there is more to gain
 
     settle()
-
-
-def on_error(journal: Journal, error: Exception) -> None:
-    """An error of the master's own: told with its traceback, one line for each of the traceback's."""
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        journal.event("log", line, level="error")

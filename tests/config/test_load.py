@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "chdir": ('"/srv/shop"', "/srv/shop", '""', "a path"),
     "python": ('".venv/bin/python"', ".venv/bin/python", '""', "a path"),
     "env": ('{ A = "1" }', {"A": "1"}, "{ A = 1 }", "a string for A"),
+    "stop_delay": ('"10s"', 10.0, "-1", "seconds"),
     "user": ('"www-data"', "www-data", '"a b"', "a name or a number"),
     "group": ("33", "33", '":33"', "a name or a number"),
     "no_new_privs": ("false", False, '"perhaps"', "on or off"),

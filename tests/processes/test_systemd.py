@@ -280,7 +280,7 @@ def test_the_socket_unit_starts_the_service_at_the_first_connection(service: Ser
     assert service.machine.systemctl("start", "holdfast.socket").returncode == 0
     assert service.show("ActiveState") == "inactive"
     assert service.ask().status == 200
-    assert service.show("ActiveState") == "active"
+    until("all workers are ready", lambda: service.show("ActiveState") == "active")
     assert service.show("NFileDescriptorStore") == "0"  # the socket is its unit's
     assert service.ctl("restart").returncode == 0
     assert service.ask().status == 200
