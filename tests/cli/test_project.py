@@ -13,10 +13,13 @@ from tests.cli.running import holdfast, python
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = {
+    ".dockerignore",
     ".gitignore",
+    "Dockerfile",
     "README.md",
     "app.py",
     "holdfast.toml",
+    "kubernetes.yaml",
     "requirements-dev.txt",
     "requirements.txt",
     "test_app.py",

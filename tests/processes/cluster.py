@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 DEADLINE = 20.0  # seconds that anything may take before the test fails
 POLL = 0.02
@@ -74,7 +74,7 @@ class Cluster:
 
     # Life
 
-    def start(self) -> Cluster:
+    def start(self) -> Self:
         """Start it and return at once."""
         with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -88,7 +88,7 @@ class Cluster:
             )
         return self
 
-    def wait_ready(self, deadline: float = DEADLINE) -> Cluster:
+    def wait_ready(self, deadline: float = DEADLINE) -> Self:
         """Until every slot of every app is served."""
 
         def ready() -> bool:
@@ -104,7 +104,7 @@ class Cluster:
         until("all workers ready", ready, deadline)
         return self
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self.start().wait_ready()
 
     def __exit__(
