@@ -66,7 +66,7 @@ TORMENTS = (
         "all threads of a WSGI worker stuck for good",
         lambda trial: trial.ask("/block?60", times=2),
         (Sign("worker.stalled", "to be killed: all its 2 threads"), Sign("worker.exited", "stall_timeout, 2 s")),
-        options=(*DOOMED, "--threads", "2"),
+        options=(*DOOMED, "--threads", "2", "--queue-timeout", "10"),
         app="wsgi",
         workers="1",
         may_lose=4,
