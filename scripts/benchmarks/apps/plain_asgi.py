@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,18 @@ async def _stream(_: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def _compute(_: Receive, send: Send) -> None:
+    until = time.thread_time() + 0.005
+    while time.thread_time() < until:
+        pass
+    await _answer(send, b"text/plain", b"computed")
+
+
+async def _block(_: Receive, send: Send) -> None:
+    time.sleep(4)  # noqa: ASYNC251  # that is what is measured
+    await _answer(send, b"text/plain", b"blocked")
+
+
 async def _answer(send: Send, kind: bytes, body: bytes) -> None:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -76,4 +89,6 @@ ROUTES = {
     "/10k": _ten_kilobytes,
     "/echo": _post,
     "/stream": _stream,
+    "/compute": _compute,
+    "/block": _block,
 }
