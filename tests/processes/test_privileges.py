@@ -91,6 +91,22 @@ def test_root_binds_what_the_user_could_not_and_rolls_keep_the_user(site: Path) 
         assert ask("127.0.0.1:81").json()["status"]["Uid"].split()[0] == str(NOBODY.pw_uid)
 
 
+def test_an_upgraded_master_still_starts_everything_as_the_user(site: Path) -> None:
+    (site / "shop.env").write_text("SECRET=hunter2\n")
+    (site / "shop.env").chmod(0o600)
+    with cluster(site, "--user", "nobody", "--env-file", "shop.env") as web:
+        assert web.ctl("upgrade").returncode == 0
+        (site / "shop.env").unlink()  # what a release was started with stays its own
+        for pid, title in web.processes().items():
+            if title != "holdfast: master":
+                os.kill(pid, signal.SIGKILL)
+        until("all anew", lambda: len(web.processes()) == 3 and web.wait_ready())
+        assert {identity(pid)[0] for pid, title in web.processes().items() if title != "holdfast: master"} == {
+            str(NOBODY.pw_uid)
+        }
+        assert ask(web.bind).json()["environ"]["SECRET"] == "hunter2"
+
+
 def test_root_that_stays_root_is_warned_once(site: Path) -> None:
     with cluster(site) as web:
         assert web.log.count("runs as root, with all that its code imports: web; name a user") == 1

@@ -90,11 +90,12 @@ class Service:
         """Its state and its status line."""
         return f"{self.show('ActiveState')}, {self.show('StatusText')}"
 
+    def holdfastctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ("/srv/web/.venv/bin/holdfastctl", "-s", "/run/holdfast/control.sock")
+        return self.machine.run("env", BORROWED, *command, *arguments)
+
     def status(self) -> dict[str, object]:
-        holdfastctl = "/srv/web/.venv/bin/holdfastctl"
-        control = "/run/holdfast/control.sock"
-        told = self.machine.run("env", BORROWED, holdfastctl, "-s", control, "--json", "status")
-        found: dict[str, object] = json.loads(told.stdout)
+        found: dict[str, object] = json.loads(self.holdfastctl("--json", "status").stdout)
         return found
 
     def ask(self, path: str = "/") -> Answer:
@@ -206,6 +207,24 @@ def test_a_restart_under_load_refuses_no_connection(service: Service) -> None:
         more_of(load)
         report = load.stop()
     assert service.pid != pid
+    assert report.lost == 0, report
+    assert service.show("NFileDescriptorStore") == "1"
+
+
+def test_an_upgrade_in_place_goes_on_telling_systemd_and_keeps_its_sockets(service: Service) -> None:
+    service.drop_in("[Service]\nWatchdogSec=1\n")
+    service.start()
+    pid = service.pid
+    assert service.holdfastctl("upgrade").returncode == 0
+    service.ask("/slow")  # longer than the watchdog waits
+    assert (service.pid, service.show("NRestarts"), service.how()) == (pid, "0", "active, web: 2/2 ready, g1")
+    assert service.ctl("reload").returncode == 0
+    assert service.show("StatusText") == "web: 2/2 ready, g2"
+    with service.machine.network(), Load(ADDRESS, connections=8, echo=False) as load:
+        more_of(load)
+        assert service.ctl("restart").returncode == 0
+        more_of(load)
+        report = load.stop()
     assert report.lost == 0, report
     assert service.show("NFileDescriptorStore") == "1"
 
