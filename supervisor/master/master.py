@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from supervisor import __version__
+from supervisor.config.differences import needing_new_master
 from supervisor.config.load import Source, load
 from supervisor.config.settings import Settings
 from supervisor.control.server import ControlServer
@@ -311,13 +312,7 @@ class Master:
         return load(self._source, read_settings(self._source.path))
 
     def _warn_of_what_needs_a_new_master(self, settings: Settings) -> None:
-        ours, theirs = self._settings.supervisor, settings.supervisor
-        changed = [
-            f"[supervisor] {key}" for key in ours.__struct_fields__ if getattr(ours, key) != getattr(theirs, key)
-        ]
-        changed += [f"[app.{app.name}]" for app in settings.apps if app.name not in self._apps]
-        changed += sorted(f"[app.{name}]" for name in self._apps.keys() - {app.name for app in settings.apps})
-        if changed:
+        if changed := needing_new_master(self._settings, settings):
             text = f"changed, and takes effect only when holdfast is started anew: {', '.join(changed)}"
             self._journal.event("log", text, level="warning")
 
