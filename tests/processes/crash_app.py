@@ -28,6 +28,8 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if path.startswith("/segv"):
         print(f"about to fall, with {os.environ.get('PASSWORD')}", file=sys.stderr, flush=True)
         fall()
+    elif path == "/says":
+        print("before the upgrade", file=sys.stderr, flush=True)
     elif path == "/exit":
         os._exit(3)
     elif path == "/later":

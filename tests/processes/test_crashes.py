@@ -194,3 +194,15 @@ def test_a_directory_that_can_not_be_written_harms_nobody(folder: Path) -> None:
         assert cluster.log.count("a crash report can't be written") == 1
         assert "while serving GET /segv" in deaths(cluster)[0]
         assert until("a worker", lambda: ask(cluster, "/")) == 200
+
+
+def test_a_master_that_was_upgraded_still_knows_the_last_lines_of_its_workers(folder: Path) -> None:
+    with Cluster(folder, "crash_app:app", "-w", "1") as cluster:
+        assert ask(cluster, "/says") == 200
+        until("the line came through", lambda: "before the upgrade" in cluster.log)
+        done = cluster.ctl("upgrade")
+        assert done.returncode == 0, done.stderr
+        assert ask(cluster, "/segv") is None
+        found = report(cluster)
+        assert [each["line"] for each in found["log"]] == ["before the upgrade", "about to fall, with None"]
+        assert running(found) == ["GET /segv"]
