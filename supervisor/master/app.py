@@ -86,7 +86,7 @@ class App:
         self.access = AccessFiles()
         self.hooks = Hooks(reactor, children, journal, settings.name)
         self.accounts = Accounts()
-        self._crashes = Crashes(settings.name, self.board, store)
+        self._crashes = Crashes(settings.name, store)
         self.news = News(journal, settings.name)
         self.workers: dict[int, Worker] = {}
         self.releases = Releases(self, reactor, children, journal)

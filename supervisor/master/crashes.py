@@ -15,14 +15,13 @@ import msgspec
 
 from supervisor import __version__
 from supervisor.config.settings import AppSettings
-from supervisor.kernel.board import Board
 from supervisor.kernel.process import Ended, signal_name
 from supervisor.master.place import Place
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
 from supervisor.messages.crash import CrashRelease, CrashReport, CrashRequest, End, LogLine, Moment
 from supervisor.observe.crash import MAX_STACKS, CrashStore, without
-from supervisor.observe.flight import Flight, look
+from supervisor.observe.flight import Flight
 from supervisor.watch import poison
 
 _CURRENT_THREAD = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
@@ -42,9 +41,8 @@ class Crash(msgspec.Struct, frozen=True):
 class Crashes:
     """`ended` is to be called for every worker that has ended."""
 
-    def __init__(self, app: str, board: Board, store: CrashStore) -> None:
+    def __init__(self, app: str, store: CrashStore) -> None:
         self._app = app
-        self._board = board
         self._store = store
         self._poison = poison.Poison()
 
@@ -53,7 +51,7 @@ class Crashes:
         if worker.ended is None or not _is_crash(worker, worker.ended):
             return None
         stacks = worker.last_stacks()[:MAX_STACKS]
-        flight = look(self._board, worker.row_number, now)
+        flight = worker.flight()
         if (thread := _CURRENT_THREAD.search(stacks)) is not None:
             flight = flight.blamed_on(int(thread[1], 16))
         kinds = {poison.signature(each.method, each.path) for each in flight.suspects}

@@ -85,19 +85,15 @@ class Worker:
         self._started = 0  # when its process was, in clock ticks
         self._search: tuple[Children, str] | None = None  # why the answer to its fork was lost, and who waits for it
         self._why = ""  # what it said, or was done to it, that explains its end
-        self._is_doomed = False  # its end was ordered
-        self.is_dismissed = False  # .. for no fault of its own
+        self._is_doomed = self.is_dismissed = False  # its end was ordered; for no fault of its own
         self.ended: Ended | None = None  # how, once it has
         self.history = History()
         self._waiting_for = ""
         self._early: list[FromWorker] = []  # what it said before the spawner had told its pid
-        self.number = number
-        self.slot = slot
-        self.generation = generation
+        self.number, self.slot, self.generation = number, slot, generation
         self.began = reactor.now()
         self.boot_failure: BootFailed | None = None
-        self.is_leaving = False
-        self.is_admitted = False
+        self.is_leaving = self.is_admitted = False
         self.interface: Interface | None = None  # known once it is ready
         self._allowed: int | None = None
         self.limits = Limits()  # with its own jitter
