@@ -30,8 +30,10 @@ class SocketStore:
         return self._given.pop(_name(app, address), None)
 
     def put(self, app: str, address: str, fd: int) -> None:
-        """The app listens there. One that the manager holds already is not stored twice."""
+        """The app listens there. A socket that the manager holds already is not stored twice."""
         name = _name(app, address)
+        if (copy := self._given.pop(name, None)) is not None:
+            os.close(copy)
         if self._notifier.is_active and len(name) <= MAX_NAME:
             self._kept.add(name)
             self._notifier.store(name, fd)

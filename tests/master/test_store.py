@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from supervisor.config.load import app_settings
@@ -111,6 +112,24 @@ def test_what_no_app_wants_any_more_is_given_up(manager: Manager) -> None:
     assert manager.held == {}
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_socket_that_was_had_in_another_way_stays_in_the_store(manager: Manager) -> None:
+    """From workers that outlived their master, who have it as well."""
+    store = manager.master()
+    first = Listeners("web", store)
+    first.ensure(settings("127.0.0.1:0"))
+    manager.listen()
+    later = manager.master()
+    second = Listeners("web", later)
+    (kept,) = first.state()
+    second.resume(msgspec.structs.replace(kept, fd=os.dup(kept.fd)))
+    later.drop_unclaimed()
+    manager.listen()
+    assert list(manager.held) == ["listen=web=127.0.0.1%3A0"]
+    store.leave()
+    first.close()
+    second.close()
 
 
 def test_another_apps_socket_at_the_same_address_is_not_taken(manager: Manager) -> None:
