@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 MOST = 1 << 20
@@ -17,3 +18,17 @@ def raise_descriptor_limit() -> int:
         return soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def have_room(count: int) -> bool:
+    """Whether this process could open so many descriptors more, now (EMFILE, ENFILE; open(2))."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return True

@@ -19,6 +19,7 @@ from supervisor.errors import UserError
 from supervisor.fleet import records as seats
 from supervisor.fleet.fleet import generations, standing
 from supervisor.kernel.board import Board
+from supervisor.kernel.descriptors import have_room
 from supervisor.kernel.reactor import Reactor
 from supervisor.master.access import AccessFiles
 from supervisor.master.accounts import Accounts
@@ -30,7 +31,7 @@ from supervisor.master.hooks import Hooks
 from supervisor.master.listeners import Listeners
 from supervisor.master.news import Loss, News
 from supervisor.master.relay import Relay
-from supervisor.master.releases import Release, wanted_workers
+from supervisor.master.releases import DESCRIPTORS, Release, wanted_workers
 from supervisor.master.rollout import Rollout
 from supervisor.master.stallnews import StallNews
 from supervisor.master.store import SocketStore
@@ -305,6 +306,8 @@ class App:
         """Carry out one command. News that follows from it is queued, not looked at."""
         if isinstance(command, seats.Spawn):
             self._spawn(command)
+        elif isinstance(command, seats.Drain | seats.Kill) and command.worker not in self.workers:
+            pass  # it never came to be, and its end is on its way to the fleet
         elif isinstance(command, seats.Drain):
             self._drain(self.workers[command.worker])
         elif isinstance(command, seats.Kill):
@@ -321,6 +324,11 @@ class App:
             self.rollout.do(command)
 
     def _spawn(self, command: seats.Spawn) -> None:
+        if not have_room(DESCRIPTORS):  # asked before anything is opened: half a worker could not be told from a whole
+            reason = "the master has too many open files"
+            self.news.unborn(command.worker, command.slot, command.generation, reason)
+            self.engine.post(seats.Gone(command.worker, reason, random.random()))  # noqa: S311  # jitter
+            return
         release = self.releases[command.generation]
         who = command.generation, command.slot, command.worker
         worker = Worker(self, self._reactor, self._journal, self.board, self.name, *who)

@@ -392,6 +392,7 @@ class Master:
 
 
 def _settle() -> None:
-    from supervisor.kernel.memory import settle  # and ctypes with it: not before there is more to gain
+    with contextlib.suppress(OSError):  # no descriptors left: what it would gain is not missed
+        from supervisor.kernel.memory import settle  # and ctypes with it: not before there is more to gain
 
-    settle()
+        settle()

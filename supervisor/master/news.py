@@ -5,7 +5,7 @@ Invariant: this room of text decides nothing; it is told, and tells.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,13 +46,21 @@ class Loss(msgspec.Struct, frozen=True):
         return serving + lost
 
 
+class Unborn(NamedTuple):
+    """Stands for a worker that never was."""
+
+    slot: int
+    generation: int
+    pid: int = 0
+
+
 class News:
     """One app's voice in the journal."""
 
     def __init__(self, journal: Journal, app: str) -> None:
         self._journal = journal
         self._app = app
-        self._ends: dict[int, tuple[Worker, Loss]] = {}  # by worker
+        self._ends: dict[int, tuple[Worker | Unborn, Loss]] = {}  # by worker
         self._is_ill = False  # told to be failed or degraded, and not to have recovered since
         self.failure_output: list[str] = []  # what the release being rolled to last wrote to stderr
 
@@ -123,6 +131,10 @@ class News:
         level: Level = "warning" if loss.reason or loss.requests else "info"
         self._tell_worker("worker.exited", f"{text}{loss}", worker, level=level, reason=loss.reason, **loss.fields)
         self._call_out(loss)
+
+    def unborn(self, worker: int, slot: int, generation: int, reason: str) -> None:
+        """One that could not even be begun: what follows from that is told in `died`."""
+        self._ends[worker] = Unborn(slot, generation), Loss(reason, 0.0, 0, None)
 
     def died(self, death: seats.Died) -> None:
         worker, loss = self._ends.pop(death.worker)
@@ -246,7 +258,7 @@ class News:
                 ends |= {"seconds": roll.seconds, "ledger": msgspec.to_builtins(roll.ledger)}
         self._tell(name, text, level=level, generation=command.target, **ends, **fields)
 
-    def _tell_worker(self, name: str, text: str, worker: Worker, level: Level = "info", **fields: Any) -> None:
+    def _tell_worker(self, name: str, text: str, worker: Worker | Unborn, level: Level = "info", **fields: Any) -> None:
         self._journal.event(
             name,
             text,

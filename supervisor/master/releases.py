@@ -16,6 +16,7 @@ from typing import Protocol
 from supervisor.config.settings import AppSettings, Span
 from supervisor.fleet.backoff import FAILED_AFTER, count, delay
 from supervisor.kernel.capacity import available_cpus
+from supervisor.kernel.descriptors import have_room
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.master import record
 from supervisor.master.place import Place
@@ -23,6 +24,8 @@ from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
 from supervisor.messages.wire import Imported
 
+SHORTAGE_PAUSE = 1.0  # seconds until descriptors are looked for again
+DESCRIPTORS = 16  # more than a worker or a spawner takes of the master's while it is made
 LONGEST_PAUSE = 3.0  # seconds without a spawner, however often they die: meanwhile no slot can be filled
 
 
@@ -73,6 +76,9 @@ class Release:
         if self.spawner is not None and self.spawner.is_ready:
             return True
         if self.spawner is not None or self._retry is not None or self.is_retired:
+            return False
+        if not have_room(DESCRIPTORS):
+            self._retry = self._reactor.call_later(SHORTAGE_PAUSE, self._start_again)
             return False
         self.spawner = self._make_spawner(self, None)
         self._starts += 1

@@ -185,6 +185,7 @@ def test_all_checks_run_and_tests_of_processes_come_last_and_alone(machine: Mach
         "== mypy scripts/bench scripts/benchmarks",
         "== mypy scripts/roll_under_load",
         "== mypy scripts/torture scripts/torments",
+        "== mypy scripts/chaos",
         "== mypy scripts/fuzzing",
         "== lint-imports",
         "== pytest -n 2 --ignore=tests/processes",

@@ -94,7 +94,12 @@ class Report:
 
 @dataclass
 class Load(Plan):
-    """A plan that runs from `with` (or `start`) to `stop`. Not safe for use from several threads."""
+    """A plan that runs from `with` (or `start`) to `stop`. Not safe for use from several threads.
+
+    `patience_s` is how long its process may take to answer: on a machine that stops it for a while, longer than that.
+    """
+
+    patience_s: float = 30.0
 
     _process: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
     _report: Report | None = field(default=None, init=False, repr=False)
@@ -121,22 +126,22 @@ class Load(Plan):
             cwd=ROOT,
             start_new_session=True,  # Ctrl-C is for whoever reads the report; the end of the pipe ends the process
         )
-        if self._line(within_s=30.0) != "started":
+        if self._line(within_s=self.patience_s) != "started":
             raise LoadError("the load's process did not start")
 
     def snapshot(self) -> Report:
         """Everything since the start, while the load goes on."""
-        return self._ask("snapshot", within_s=30.0)
+        return self._ask("snapshot", within_s=self.patience_s)
 
     def window(self) -> Report:
         """What happened since the last call (or the start), while the load goes on."""
-        return self._ask("window", within_s=30.0)
+        return self._ask("window", within_s=self.patience_s)
 
     def stop(self) -> Report:
         """Finish the requests under way, end the process and report on everything. A second call reports the same."""
         if self._report is None:
             try:
-                self._report = self._ask("stop", within_s=self.timeout_s + 30.0)
+                self._report = self._ask("stop", within_s=self.timeout_s + self.patience_s)
             finally:
                 self._kill()
         return self._report

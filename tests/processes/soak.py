@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.processes.cluster import Cluster, until
-from tests.processes.deeds import HERE, kill_spawner, ready, spawners, told
+from tests.processes.deeds import HERE, kill_spawner, ready, spawners
 from tests.processes.load import Load, Report
 
 WORKERS = 4
@@ -29,9 +30,12 @@ MOST_WORKERS = 6
 BLOCK_S = 1.5
 STOP_S = 2.0
 WHOLE_S = 60.0
+PATIENCE_S = 900.0  # of the load, and with what other work on the machine keeps from running
 REST_S = (3.0, 9.0)
 SETTLE_S = 2.0  # from being whole to being measured: what leaves has left
 ARGUMENTS = ("-w", str(WORKERS), "--keep-previous", "off", "--env", "ANSWER_SECONDS=0.08")
+
+ACCIDENTS = (AssertionError, OSError, IndexError, subprocess.TimeoutExpired)
 
 Deed = Callable[[Cluster, random.Random], None]
 
@@ -81,7 +85,13 @@ class Soak:
     told_lost: int = 0
     pauses: list[float] = field(default_factory=list)  # seconds that the soak itself did not run: the machine's doing
     stopped_by_others: int = 0  # times a process of the cluster was found stopped by a signal that was not ours
+    spoiled: list[str] = field(default_factory=list)  # deeds that such a stop has kept from their end
     failures: list[str] = field(default_factory=list)
+    log: bytes = field(default=b"", repr=False)
+
+    @property
+    def disturbances(self) -> int:
+        return len(self.pauses) + self.stopped_by_others
 
 
 # What is done
@@ -228,7 +238,7 @@ class Lookout:
                 self._soak.pauses.append(now - last)
             last = now
             stopped = {pid for pid in self._cluster.processes() if _state(pid) == "T"}
-            if not self._ours.is_set():
+            if not self._ours.is_set() or len(stopped) > 1:  # we stop one at a time
                 self._soak.stopped_by_others += len(stopped - known)
             known = stopped
 
@@ -240,11 +250,11 @@ def _state(pid: int) -> str:
         return ""
 
 
-def wait_until_whole(cluster: Cluster) -> None:
-    until("every slot served", lambda: ready(cluster, WORKERS), WHOLE_S)
-    until("the app running", lambda: cluster.app().get("state") == "running", WHOLE_S)
-    until("one spawner", lambda: len(spawners(cluster)) == 1, WHOLE_S)
-    until("nobody else", lambda: len(cluster.processes()) == WORKERS + 2, WHOLE_S)
+def wait_until_whole(cluster: Cluster, within_s: float = WHOLE_S) -> None:
+    until("every slot served", lambda: ready(cluster, WORKERS), within_s)
+    until("the app running", lambda: cluster.app().get("state") == "running", within_s)
+    until("one spawner", lambda: len(spawners(cluster)) == 1, within_s)
+    until("nobody else", lambda: len(cluster.processes()) == WORKERS + 2, within_s)
 
 
 def run(folder: Path, seconds: float, seed: int, *, connections: int, tell: Callable[[str], None]) -> Soak:
@@ -259,14 +269,15 @@ def run(folder: Path, seconds: float, seed: int, *, connections: int, tell: Call
             connections=connections,
             fresh=0.4,
             pause_s=0.05,
-            timeout_s=WHOLE_S,
+            timeout_s=PATIENCE_S,
+            patience_s=PATIENCE_S,
             max_seconds=seconds + 600,
         )
         with load:
             began = time.monotonic()
             try:
                 _go_on(cluster, load, soak, lookout, began + seconds, tell)
-            except (AssertionError, OSError, IndexError) as error:
+            except ACCIDENTS as error:
                 soak.failures.append(f"after {time.monotonic() - began:.0f} s: {error}"[:2000])
             soak.clients = load.stop()
             soak.seconds = time.monotonic() - began
@@ -277,7 +288,7 @@ def run(folder: Path, seconds: float, seed: int, *, connections: int, tell: Call
             soak.failures.extend(line for line in log.splitlines() if "Error" in line and "no_such_module" not in line)
         exits = [line for line in log.splitlines() if " worker.exited " in line and "SIGKILL" in line]
         soak.killed, soak.told_lost = len(exits), sum(event_lost(line) for line in exits)
-        shutil.copy(folder / "stderr", folder.parent / "soak.log")
+        soak.log = (folder / "stderr").read_bytes()
     soak.failures += judge(soak)
     return soak
 
@@ -296,10 +307,18 @@ def _go_on(
     while (now := time.monotonic()) < ends:
         kind = draw(chance)
         load.window()
-        with lookout.expecting():
-            kind.do(cluster, chance)
+        disturbances = soak.disturbances
+        try:
+            with lookout.expecting():
+                kind.do(cluster, chance)
             done = time.monotonic()
-        wait_until_whole(cluster)
+            wait_until_whole(cluster)
+        except ACCIDENTS as error:
+            if soak.disturbances == disturbances:
+                raise
+            soak.spoiled.append(f"at {now - began:.0f} s, {kind.name}: {error}"[:300])
+            done = time.monotonic()
+            wait_until_whole(cluster, PATIENCE_S)
         whole = time.monotonic()
         time.sleep(SETTLE_S)
         with contextlib.suppress(OSError):
@@ -307,7 +326,6 @@ def _go_on(
         time.sleep(chance.uniform(*REST_S))
         entry = Entry(kind.name, now - began, whole - done, load.window())
         soak.entries.append(entry)
-        told(cluster)
         tell(f"{entry.at_s:6.0f} s  {entry.deed}: whole after {entry.whole_after_s:.1f} s, {entry.clients.lost} lost")
 
 
@@ -408,5 +426,7 @@ def _disturbances(soak: Soak) -> list[str]:
     longest = f"; the longest for {max(soak.pauses):.0f} s" if soak.pauses else ""
     return [
         f"Other work on the machine disturbed the run: the soak itself did not run {len(soak.pauses)} times for more "
-        f"than 2 s{longest}; {soak.stopped_by_others} times a process of the cluster was found stopped by others."
+        f"than 2 s{longest}; {soak.stopped_by_others} times a process of the cluster was found stopped by others. "
+        f"It kept {len(soak.spoiled)} deeds from their end.",
+        *(f"- {deed}" for deed in soak.spoiled),
     ]
