@@ -282,7 +282,7 @@ FAULTS = (
     Fault(
         "a blocked worker that TERM does not end",
         ignore_term,
-        told="drain_timeout",
+        told="still there 3 s after its drain timeout",
         may_lose=8,
         options=("--drain-timeout", "1"),
     ),
