@@ -139,6 +139,7 @@ class App:
         self.generation += 1
         self.is_stopping = self.was_up = False
         self.rollout.forget_previous()
+        self.watch.scaler.resume()
         self.count = self.rollout.next_count = wanted_workers(self.settings)
         everyone = set(range(1, self.count + 1))
         self.held = everyone - {only} if only in everyone else set()

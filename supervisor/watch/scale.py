@@ -44,7 +44,7 @@ class Pulse(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """An app, now. `count` workers are wanted, of `least` to `most`."""
+    """An app, now. `count` workers are wanted, of `least` to `most`; some of them may be stopped by hand."""
 
     pulses: tuple[Pulse, ...]
     count: int
@@ -94,7 +94,7 @@ def step(scaling: Scaling, look: Look, pace: Pace, now: float) -> tuple[Scaling,
     if not look.least <= look.count <= look.most:
         count = min(max(look.count, look.least), look.most)
         return _rested(scaling), Decision(count, f"{look.count} is outside {look.least}..{look.most}")
-    scaling = _forgiving(_timed(scaling, look.count, now), pace, now)
+    scaling = _forgiving(_timed(scaling, len(look.pulses), now), pace, now)
     return _grown(scaling, look, pace, now) or _shrunk(scaling, look, pace, now) or (scaling, None)
 
 
@@ -121,7 +121,7 @@ def _grown(scaling: Scaling, look: Look, pace: Pace, now: float) -> tuple[Scalin
 
 def _shrunk(scaling: Scaling, look: Look, pace: Pace, now: float) -> tuple[Scaling, Decision] | None:
     """One less, if they have been idle for long enough, and are."""
-    without = _without_one(scaling.load, look.count)
+    without = _without_one(scaling.load, len(look.pulses))
     if scaling.idle_since is None or without >= SHRINK_BELOW or look.count <= look.least:
         return None
     idle = now - scaling.idle_since
@@ -142,9 +142,9 @@ def _smoothed(scaling: Scaling, look: Look, now: float) -> Scaling:
     return replace(scaling, at=now, load=scaling.load + weight * (mean - scaling.load))
 
 
-def _timed(scaling: Scaling, count: int, now: float) -> Scaling:
+def _timed(scaling: Scaling, serving: int, now: float) -> Scaling:
     """With since when it has been busy, and since when idle."""
-    load, without = scaling.load, _without_one(scaling.load, count)
+    load, without = scaling.load, _without_one(scaling.load, serving)
     is_busy = load >= (GROW_ABOVE if scaling.busy_since is None else STILL_BUSY)
     is_idle = without < (SHRINK_BELOW if scaling.idle_since is None else STILL_IDLE)
     return replace(
@@ -172,5 +172,5 @@ def _rested(scaling: Scaling) -> Scaling:
     return replace(scaling, busy_since=None, idle_since=None)
 
 
-def _without_one(load: float, count: int) -> float:
-    return load * count / (count - 1) if count > 1 else math.inf
+def _without_one(load: float, serving: int) -> float:
+    return load * serving / (serving - 1) if serving > 1 else math.inf

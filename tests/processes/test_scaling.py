@@ -83,6 +83,16 @@ def test_what_is_set_by_hand_stays_until_the_automatic_is_asked_for(tmp_path: Pa
         until("three workers", lambda: serves(cluster, 3))
 
 
+def test_an_app_that_is_started_anew_begins_with_the_least_and_scales_by_itself_again(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "1..2") as cluster:
+        assert cluster.ctl("scale", "web", "4").returncode == 0
+        assert cluster.ctl("restart", "web").returncode == 0
+        assert serves(cluster, 1)
+        with Load(cluster.bind, connections=24):
+            until("another worker", lambda: serves(cluster, 2))
+        assert steps(cluster) == [(1, 4), (1, 2)]
+
+
 def test_without_a_range_there_is_no_automatic(tmp_path: Path) -> None:
     with deeds(tmp_path, "-w", "1") as cluster:
         refused = cluster.ctl("scale", "web", "auto")

@@ -176,6 +176,14 @@ def test_one_blocked_worker_among_others_that_have_room_is_no_reason() -> None:
         assert decision is None
 
 
+def test_who_is_stopped_by_hand_helps_nobody() -> None:
+    scaling, count = Scaling(), 4
+    for now in range(600):
+        pulses = tuple(crowded(slot, 0.3) for slot in (1, 2))  # of four; with one less there is one
+        scaling, decision = step(scaling, Look(pulses, count, 2, 8, is_settled=True), PACE, float(now))
+        assert decision is None
+
+
 def test_a_lone_worker_is_no_less_than_one() -> None:
     scaling = Scaling()
     for now in range(600):
