@@ -78,7 +78,7 @@ def test_crashes_and_recycling_take_nothing_of_the_budget(tmp_path: Path) -> Non
 
 def test_an_overload_of_requests_that_block_leaves_the_service_up(tmp_path: Path) -> None:
     """Each answer takes the whole worker for as long as the watch allows: what is killed in a minute is bounded."""
-    with deeds(tmp_path, "-w", "2", "--max-restarts", "3", *STALLS) as cluster:
+    with deeds(tmp_path, "-w", "2", "--max-restarts", "3", "--queue-timeout", "0", *STALLS) as cluster:
         with Load(cluster.bind, connections=6, path="/block?0.8", echo=False, timeout_s=30.0) as load:
             until("degraded", lambda: told(cluster, "app.degraded"))
             until("those to be killed are gone", lambda: len(told(cluster, "worker.exited")) == 3)
