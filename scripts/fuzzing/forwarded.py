@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import zttp
 
 from fuzzing.plan import Plan, split, written
-from supervisor.serve.head import fields
-from supervisor.serve.peers import Client, Server, Trust, client_of
+from supervisor.serve.edge.peers import Client, Server, Trust, client_of
+from supervisor.serve.http1.head import fields
 
 TRUST = Trust(("127.0.0.1", "10.0.0.0/8", "2001:db8::/32"))
 PEER: tuple[Client, Server, str] = (("127.0.0.1", 50000), ("127.0.0.1", 8000), "http")

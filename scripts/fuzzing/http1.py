@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fuzzing.apps import Apps, Asking
 from fuzzing.plan import Plan, split, written
-from supervisor.serve.http1 import Connection
+from supervisor.serve.http1.connection import Connection
 from supervisor.serve.limits import Limits
 from tests.serve.answers import Answered, read_answers
 from tests.serve.cases import load

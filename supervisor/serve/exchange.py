@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from zttp import Request
 
-from supervisor.serve.trace import Trace
+from supervisor.serve.access.trace import Trace
 
 if TYPE_CHECKING:
-    from supervisor.serve.http1 import Connection
+    from supervisor.serve.http1.connection import Connection
 
 Opener: TypeAlias = "Callable[[Connection, Request, bytes, bytes, str, bool], Exchange]"
 """Makes the exchange for a request: connection, head, path, query, method, whether the connection may live on."""

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from supervisor.kernel.channel import Channel
 from supervisor.messages.wire import HandOver, encode
+from supervisor.serve.http1.state import IDLE
 from supervisor.serve.limits import TICK
-from supervisor.serve.state import IDLE
 
 if TYPE_CHECKING:
-    from supervisor.serve.http1 import Connection
+    from supervisor.serve.http1.connection import Connection
 
 BATCH = 64  # connections given in one turn of the event loop
 PAUSE = 0.01  # seconds until a full queue is tried again, or asked whether all was taken

@@ -17,7 +17,7 @@ from supervisor.kernel.door import silence
 from supervisor.watch.codel import Queue, step
 
 if TYPE_CHECKING:
-    from supervisor.serve.http1 import Connection
+    from supervisor.serve.http1.connection import Connection
 
 EPISODE = 2.0  # seconds without anybody turned away, and it is over
 

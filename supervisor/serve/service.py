@@ -23,31 +23,31 @@ from supervisor.kernel.board import Cell, Row, private_row
 from supervisor.kernel.channel import Channel
 from supervisor.kernel.recorder import Recorder
 from supervisor.messages.wire import HandOver
-from supervisor.serve.answer import Stamps
-from supervisor.serve.asgi import AsgiBridge
-from supervisor.serve.farewell import Farewell
+from supervisor.serve.asgi.bridge import AsgiBridge
+from supervisor.serve.asgi.lifespan import Lifespan
+from supervisor.serve.edge.gate import Gate
+from supervisor.serve.edge.introduction import Introduction
+from supervisor.serve.edge.peers import Trust
+from supervisor.serve.edge.proxy import Told
+from supervisor.serve.edge.secure import Handshake, SecureConnection
+from supervisor.serve.edge.tls import Tls
 from supervisor.serve.faults import name_cuts
-from supervisor.serve.gate import Gate
 from supervisor.serve.handover import Giver
-from supervisor.serve.handshake import asks_for_websocket
-from supervisor.serve.head import HEAD_END
-from supervisor.serve.http1 import Connection
-from supervisor.serve.introduction import Introduction
-from supervisor.serve.lifespan import Lifespan
+from supervisor.serve.http1.answer import Stamps
+from supervisor.serve.http1.connection import Connection
+from supervisor.serve.http1.head import HEAD_END
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.patience import OnTurnedAway, Patience
-from supervisor.serve.peers import Trust
-from supervisor.serve.proxy import Told
-from supervisor.serve.secure import Handshake, SecureConnection
 from supervisor.serve.sweep import Sweep
 from supervisor.serve.tally import Tally
-from supervisor.serve.tls import Tls
-from supervisor.serve.upgrade import Upgrade
-from supervisor.serve.websocket import WebSocket
-from supervisor.serve.wsgi import WsgiBridge
+from supervisor.serve.websocket.farewell import Farewell
+from supervisor.serve.websocket.handshake import asks_for_websocket
+from supervisor.serve.websocket.socket import WebSocket
+from supervisor.serve.websocket.upgrade import Upgrade
+from supervisor.serve.wsgi.bridge import WsgiBridge
 
 if TYPE_CHECKING:
-    from supervisor.serve.access import AccessLog
+    from supervisor.serve.access.log import AccessLog
     from supervisor.serve.exchange import Exchange, Opener
 
 

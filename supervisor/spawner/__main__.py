@@ -37,7 +37,7 @@ from supervisor.messages.wire import (
     encode,
     to_spawner,
 )
-from supervisor.serve.tls import Tls, load_tls
+from supervisor.serve.edge.tls import Tls, load_tls
 from supervisor.spawner.importing import LoadedApp, load_app, load_hooks, prepare
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.output import guard_standard_streams

@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor.config.settings import AppSettings, Interface
 from supervisor.errors import AppError, SurroundingsError
-from supervisor.serve.tls import load_tls
+from supervisor.serve.edge.tls import load_tls
 from supervisor.spawner.importing import load_app, load_function, load_hooks, prepare
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Cell, Row
-from supervisor.serve.pool import Pool
+from supervisor.serve.wsgi.pool import Pool
 from supervisor.watch.stall import BEAT
 from supervisor.worker.threads import Tell, ThreadWatch
 

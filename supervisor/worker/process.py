@@ -51,10 +51,10 @@ from supervisor.messages.wire import (
     encode,
     to_worker,
 )
-from supervisor.serve.access import AccessLog
-from supervisor.serve.logline import Writer
+from supervisor.serve.access.line import Writer
+from supervisor.serve.access.log import AccessLog
+from supervisor.serve.edge.tls import Tls
 from supervisor.serve.service import Service
-from supervisor.serve.tls import Tls
 from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.admission import Admission
 from supervisor.worker.heartbeat import Heartbeat

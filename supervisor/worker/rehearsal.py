@@ -23,7 +23,7 @@ from supervisor.config.settings import AppSettings, Interface
 from supervisor.kernel.board import ROW_BYTES
 from supervisor.kernel.channel import Channel
 from supervisor.messages.wire import Drain, Ready, encode, from_worker
-from supervisor.serve.tls import Tls
+from supervisor.serve.edge.tls import Tls
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.output import count_drops
 from supervisor.worker.process import Seat, Worker

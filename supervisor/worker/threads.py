@@ -14,7 +14,7 @@ from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Cell, Row
 from supervisor.messages.stacks import Serving
 from supervisor.messages.wire import Stuck, Unstuck
-from supervisor.serve.pool import Pool
+from supervisor.serve.wsgi.pool import Pool
 from supervisor.watch.threads import Held, Thread, look
 from supervisor.worker.witness import serving
 

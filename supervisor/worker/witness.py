@@ -23,8 +23,8 @@ import msgspec
 from supervisor.kernel.source import Sources
 from supervisor.kernel.stacks import SHOW, leave_stacks_in
 from supervisor.messages.stacks import Frame, How, Serving, Stacks, TaskStack, ThreadStack
-from supervisor.serve.turns import Turns
-from supervisor.serve.wsgi import WsgiExchange
+from supervisor.serve.asgi.turns import Turns
+from supervisor.serve.wsgi.bridge import WsgiExchange
 
 MAX_FRAMES = 100  # of one stack, the innermost
 MAX_THREADS = 100

@@ -11,12 +11,11 @@ import pytest
 import zttp
 
 from supervisor.serve.limits import Limits
-
-from .answers import Answered, read_answers
-from .cases import CORPUS, Case, CaseError, load, parse
-from .harness import Harness
-from .reading import Asked, End, read
-from .stepped import Client, Wired
+from tests.serve.answers import Answered, read_answers
+from tests.serve.cases import CORPUS, Case, CaseError, load, parse
+from tests.serve.harness import Harness
+from tests.serve.reading import Asked, End, read
+from tests.serve.stepped import Client, Wired
 
 CASES = {case.name: case for case in load()}
 GOOD = b"GET /good HTTP/1.1\r\nHost: good\r\n\r\n"

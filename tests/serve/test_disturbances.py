@@ -27,8 +27,7 @@ from tests.disturbances import (
     words_of_ours,
 )
 from tests.processes.disturbed_app import asgi, wsgi
-
-from .harness import Harness, eventually, split_answers
+from tests.serve.harness import Harness, eventually, split_answers
 
 DEEDS = DEPARTURES | HALF_CLOSES | GARBAGE
 

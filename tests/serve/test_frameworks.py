@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Harness, eventually, read_until, split_answers
+from tests.serve.harness import Harness, eventually, read_until, split_answers
 
 BODY = json.dumps({"name": "x" * 2000}).encode()
 POST = b"POST /items?q=1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(

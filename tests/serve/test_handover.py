@@ -24,8 +24,7 @@ from supervisor.kernel.channel import Channel
 from supervisor.messages.wire import HandOver, handed_over
 from supervisor.serve.handover import BATCH
 from supervisor.serve.limits import Limits
-
-from .harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
+from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from supervisor.kernel.board import Cell
-
-from .harness import Harness, answer, eventually, http, read_until
-from .test_handover import GET, Place, ask, move
+from tests.serve.harness import Harness, answer, eventually, http, read_until
+from tests.serve.test_handover import GET, Place, ask, move
 
 
 def test_a_worker_that_lends_gives_so_many_and_goes_on_serving_the_others() -> None:

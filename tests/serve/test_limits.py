@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from supervisor.config.settings import MAX_REQUEST_FIELDS, MAX_REQUEST_HEAD, MAX_REQUEST_LINE, AppSettings
 from supervisor.kernel.board import ENDED_BY, Cell
-from supervisor.serve.head import judge_size
+from supervisor.serve.http1.head import judge_size
 from supervisor.serve.limits import Limits
-
-from .harness import Harness, echo, eventually, read_all, read_until, split_answers, wsgi_echo
+from tests.serve.harness import Harness, echo, eventually, read_all, read_until, split_answers, wsgi_echo
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

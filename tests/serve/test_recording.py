@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor.observe.flight import Flight, read
-
-from .harness import Harness, answer, eventually, http, read_until
+from tests.serve.harness import Harness, answer, eventually, http, read_until
 
 WEBSOCKET = (
     b"GET /socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.serve.limits import Limits
-
-from .reading import End, Reading, read
-from .test_corpus import Outcome, Server, spelled
+from tests.serve.reading import End, Reading, read
+from tests.serve.test_corpus import Outcome, Server, spelled
 
 CHUNKS = b'2;a="\\"";b\r\nhe\r\n3\r\nllo\r\n0\r\nX: y\r\n\r\n'
 

@@ -13,8 +13,7 @@ import pytest
 from supervisor.errors import AppError
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
-
-from .harness import Harness, answer, echo, eventually, http, read_all, read_until, split_answers, wsgi_echo
+from tests.serve.harness import Harness, answer, echo, eventually, http, read_all, read_until, split_answers, wsgi_echo
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -1,0 +1,1 @@
+"""The access log, and what ties a request to it."""

@@ -1,0 +1,1 @@
+"""Who a client is, and what stands between it and HTTP: proxies, TLS."""

@@ -1,0 +1,531 @@
+"""One HTTP/1.1 connection: bytes in, requests to the app, answers out in order, and the end of it all; `state` has the
+map.
+
+Invariants. At most one request is with the app; bytes that come behind it wait in `_rest`, and reading stops once they
+are more than `limits.read_ahead`. A connection in IDLE holds no parser, no bytes and no timer: its deadline is a number
+that the service's sweep compares. Once our side has announced the end, it half-closes and reads on until the client's
+end, for a reset would destroy an answer still on its way (RFC 9112 section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import zttp
+
+from supervisor.kernel.board import Cell
+from supervisor.serve.faults import complain
+from supervisor.serve.http1.answer import CONTINUE, plain
+from supervisor.serve.http1.body import BodyError, ChunkedBody, SizedBody
+from supervisor.serve.http1.head import (
+    HASH,
+    HEAD_END,
+    LARGE_BODY,
+    METHODS,
+    SLASH,
+    SLOW_BODY,
+    SLOW_HEAD,
+    Refusal,
+    Target,
+    fields,
+    judge,
+    judge_partial,
+    judge_size,
+    known_hosts,
+    refusal_of,
+    skip_empty_lines,
+)
+from supervisor.serve.http1.outgoing import Outgoing
+from supervisor.serve.http1.state import BUSY, CLOSED, CLOSING, HEAD, IDLE, NEXT, SKIP
+from supervisor.serve.limits import NEVER
+from supervisor.serve.tally import FINISHED, STARTED
+
+if TYPE_CHECKING:
+    from supervisor.serve.edge.peers import Origin
+    from supervisor.serve.edge.tls import Agreed
+    from supervisor.serve.exchange import Exchange, Opener
+    from supervisor.serve.http1.sendfile import FilePart
+    from supervisor.serve.service import Service
+    from supervisor.serve.tally import Tally
+
+
+class Connection(Outgoing):
+    """Drives one client's bytes. An exchange writes through `transport`, and ends with `finish` or `cut`."""
+
+    tls: Agreed | None = None
+    is_movable = True  # to another process: what is between requests here is all in the socket
+    __slots__ = (
+        "_flushing",
+        "_last",
+        "_reading",
+        "_rest",
+        "asked",
+        "body",
+        "client",
+        "eof",
+        "exchange",
+        "expires",
+        "label",
+        "origin",
+        "scheme",
+        "server",
+        "service",
+        "state",
+        "tally",
+    )
+
+    def __init__(self, service: Service, tally: Tally) -> None:
+        super().__init__(service.loop, service.context)
+        self.service = service
+        self.tally = tally
+        self.state = IDLE
+        self.expires = service.tick + service.first_byte_ticks
+        self.exchange: Exchange | None = None
+        self.body: SizedBody | ChunkedBody | None = None  # the part of the request's body that has not come yet
+        self.eof = False
+        self.asked = 0  # requests so far, where they are limited
+        self.scheme: str
+        self.origin: Origin | None = None  # the peer, when it is one that may speak for others
+        self.client: tuple[str, int] | None = None
+        self.label = b""  # the client, as the flight recorder has it
+        self.server: tuple[str, int | None] | None = None
+        self._rest = b""  # in HEAD the head so far, else what came behind the request that is being served
+        self._last: bool | None = None  # the client said that it sends no further request; None: there was none
+        self._reading = True
+        self._flushing = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.service.introduce(self, "http")
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is IDLE:
+            self._take(data, 0)
+        elif state is HEAD:
+            held = self._rest
+            self._take(held + data, len(held))
+        elif state is not CLOSING:
+            if self.body is not None:
+                self._feed(self.body, data)
+            else:
+                self._rest += data
+                if len(self._rest) > self.service.limits.read_ahead:
+                    self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """A half-closed client still gets its answers (True keeps the transport), any other end is the end."""
+        self.eof = True
+        if self.body is not None or self.state not in (BUSY, NEXT):
+            return False
+        if self.state is BUSY and not self.is_stuck():
+            self.expires = self.service.tick + self.service.half_closed_ticks
+        return True
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.expires = NEVER
+        self.outgoing.clear()
+        self.drop_file()
+        self._rest = b""
+        self.body = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.tally.finish()
+            exchange.lost()
+        self.service.forget(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.state is BUSY:
+            self.expires = self.service.tick + self.service.write_idle_ticks
+
+    def resume_writing(self) -> None:
+        if self.file is not None:
+            self.file.go_on()
+            return
+        super().resume_writing()
+        if self.state is BUSY:
+            self._await_body()
+        if self._flushing:
+            self._flushing = False
+            self.finish()
+        elif self.exchange is not None:
+            self.exchange.writable()
+
+    # Reading requests.
+
+    def _take(self, data: bytes, fresh: int) -> None:
+        """Read a head from the start of `data`, whose bytes before `fresh` were looked at before."""
+        if data[0] == 13:
+            data, fresh = skip_empty_lines(data), 0
+            if not data:
+                self._await_request()
+                return
+        end = data.find(HEAD_END, fresh - 3 if fresh > 3 else 0) + 4
+        if end == 3:
+            self._wait_for_head(data, fresh)
+            return
+        head, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        service = self.service
+        if end > service.small_head and (refusal := judge_size(head, service.limits)):
+            self._refuse(refusal, head)
+            return
+        parser = service.parser
+        try:
+            request: zttp.Request = parser.receive_event(head)  # type: ignore[assignment]
+        except zttp.RemoteProtocolError as error:
+            service.parser = zttp.Connection(zttp.SERVER)
+            refusal = judge_partial(head, 0, service.limits) or refusal_of(head, "size limit" in str(error))
+            self._refuse(refusal, head)
+            return
+        self._last = last = parser.should_close()
+        # What `judge` and `_begin` do for the ordinary request without a body, written out: each call would be felt.
+        target = request.target
+        if (
+            request.end_stream
+            and target[0] == SLASH
+            and request.http_version == b"1.1"
+            and (method := METHODS.get(request.method)) is not None
+            and target.isascii()
+            and HASH not in target
+            and request.headers.get(b"host") in known_hosts  # type: ignore[union-attr]
+            and parser.upgrade() is None
+        ):
+            parser.start_next_cycle()
+            self.state = BUSY
+            self.expires = NEVER
+            tally = self.tally  # its `start`
+            tally.inflight += 1
+            tally.row[STARTED] = tally.started = tally.started + 1
+            origin = self.origin
+            if origin is not None and (origin.told or len(request.headers) > 1):  # with Host alone nobody is named
+                origin.look_through(self, request)
+            exchange = self.exchange = service.open(self, request, request.path, request.query, method, not last)
+            exchange.raw_head = head
+            exchange.start()
+        else:
+            self._take_unusual(head, request, judge(request), parser)
+
+    def _wait_for_head(self, data: bytes, fresh: int) -> None:
+        refusal = judge_partial(data, fresh, self.service.limits)
+        if refusal is not None:
+            self._refuse(refusal, data)
+            return
+        if self.state is not HEAD:
+            self.state = HEAD
+            deadline = self.service.tick + self.service.head_ticks
+            self.expires = deadline if data != b"\r" else min(deadline, self.expires)  # half an empty line is no head
+        self._rest = data
+        if self.eof:
+            self._close()
+
+    def _take_unusual(
+        self, head: bytes, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection
+    ) -> None:
+        opener = self.service.opener(request, parser.upgrade())
+        if request.end_stream:
+            parser.start_next_cycle()
+        else:
+            self.service.parser = zttp.Connection(zttp.SERVER)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict, request.method + b" ")
+            return
+        path, query = (request.path, request.query) if verdict is None else verdict
+        if not request.end_stream:
+            length, limits = fields(request).get(b"content-length"), self.service.limits
+            if length is not None and int(length) > limits.body:
+                self._refuse(LARGE_BODY, request.method + b" ")
+                return
+            self.body = ChunkedBody(limits) if length is None else SizedBody(int(length))
+        self._begin(head, request, path, query, opener)
+
+    def _begin(self, head: bytes, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
+        self.state = BUSY
+        self.expires = NEVER
+        self.tally.start()
+        if self.origin is not None:
+            self.origin.look_through(self, request)
+        exchange = self.exchange = opener(self, request, path, query, request.method.decode("ascii"), not self._last)
+        exchange.raw_head = head
+        if self.body is not None:
+            self._await_body()
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                self._feed(self.body, rest)
+                if self.exchange is not exchange:
+                    return
+        exchange.start()
+
+    def _feed(self, body: SizedBody | ChunkedBody, data: bytes) -> None:
+        try:
+            piece, self._rest = body.feed(data)
+        except BodyError as error:
+            self._refuse_body(error.refusal)
+            return
+        done = not body.remaining
+        if done:
+            self.body = None
+        self._await_body()
+        if self.exchange is not None:
+            self.exchange.feed(piece, done)
+        elif done:
+            self._ready()
+
+    def _await_body(self) -> None:
+        if self.write_paused:
+            return
+        if self.body is not None and self._reading:
+            self.expires = self.service.tick + self.service.body_idle_ticks
+        elif not self.eof:
+            self.expires = NEVER
+
+    def pause_reading(self) -> None:
+        """Leave further bytes to the kernel, and so to the client."""
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+            self._await_body()
+
+    def resume_reading(self) -> None:
+        """Read on. Does nothing when nothing was paused."""
+        if not self._reading and not self.eof and self.state is not CLOSED:
+            self._reading = True
+            self.transport.resume_reading()
+            self._await_body()
+
+    def send_continue(self) -> None:
+        """Ask the client for the body it holds back (RFC 9110 section 10.1.1), unless the answer has begun."""
+        if self.exchange is not None and not self.exchange.status:
+            self.transport.write(CONTINUE)
+
+    # Ending answers.
+
+    def must_close(self, exchange: Exchange) -> bool:
+        """Whether the answer about to be begun should announce the connection's end."""
+        if self.body is not None and not self._can_skip(exchange):
+            return True
+        service = self.service
+        return service.draining and not (self.is_movable and service.hands_over) and HEAD_END not in self._rest
+
+    def _can_skip(self, exchange: Exchange) -> bool:
+        """Whether reading the rest of the body is cheaper than a new connection. A client that still waits for `100`
+        may never send it (RFC 9110 section 10.1.1)."""
+        body = self.body
+        return body is not None and 0 <= body.remaining <= self.service.limits.discard and not exchange.holds_body
+
+    def finish(self, data: bytes = b"") -> None:
+        """The answer is complete with `data`."""
+        if self.outgoing:
+            self.outgoing.append(data)
+            self.flush()
+        elif data:
+            self.transport.write(data)
+        if self.write_paused:
+            self._flushing = True
+            return
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        tally = self.tally  # its `answered`
+        tally.row[FINISHED] = tally.finished = tally.finished + 1
+        inflight = tally.inflight
+        tally.inflight = inflight - 1
+        if exchange.status >= 400 or inflight == tally.capacity:
+            tally.notable(exchange.status)
+        service = self.service
+        if service.access is not None:
+            service.access.record(self.client, exchange)
+        if not exchange.keep:
+            # A client that announced the end itself sends nothing that a reset could hit.
+            if self._last and not self._rest and self.body is None:
+                self._close()
+            else:
+                self._linger()
+        elif self.body is None:
+            if self._rest or self.eof or service.dismisses_idle or not self._reading:
+                self._ready()
+            else:
+                self.state = IDLE
+                self.expires = service.tick + service.keepalive_ticks
+        elif self._can_skip(exchange):
+            self.state = SKIP
+            self.resume_reading()
+            self._await_body()
+        else:
+            self._linger()
+
+    def finish_with_file(self, head: bytes, part: FilePart) -> None:
+        """The answer is complete with `head` and `part` of a file, which is closed then."""
+        self.stream(head)
+        self.send_file(part, self._file_failed)
+        if self.exchange is not None:
+            self.finish()
+
+    def _file_failed(self, why: str) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            complain(exchange.method, exchange.request.target, why)
+        self.cut()
+
+    def _ready(self) -> None:
+        """Ready for the next request, which may be here already."""
+        service = self.service
+        if self._rest:
+            self.state = NEXT
+            self.expires = NEVER
+            service.loop.call_soon(self._next, context=service.context)
+            return
+        self.state = IDLE
+        self.expires = service.tick + service.keepalive_ticks
+        if self.eof:
+            self._close()
+            return
+        if not self._reading:
+            self.resume_reading()
+        if service.dismisses_idle:
+            service.dismiss(self)
+
+    def _await_request(self) -> None:
+        """Only empty lines have come, which are no request and win no time for one."""
+        deadline = self.expires
+        self._rest = b""
+        self._ready()
+        if self.state is IDLE:
+            self.expires = min(self.expires, deadline)
+
+    def _next(self) -> None:
+        if self.state is NEXT:
+            self.state = IDLE
+            self.resume_reading()
+            self._take(self._rest, 0)
+
+    def _linger(self) -> None:
+        """Half-close, and read what the client still sends until it closes, too."""
+        self.flush()
+        self._rest = b""
+        self.body = None
+        if self.eof:
+            self._close()
+            return
+        self.state = CLOSING
+        self.expires = self.service.tick + self.service.closing_ticks
+        self.transport.write_eof()
+        self.resume_reading()
+
+    def _close(self) -> None:
+        self.state = CLOSING
+        self.expires = self.service.tick + self.service.closing_ticks
+        self.transport.close()
+
+    def _refuse(self, refusal: Refusal, head: bytes) -> None:
+        """Answer a head, or the beginning of one, that no app should see."""
+        self.tally.refuse(refusal.by)
+        head_only = head.startswith(b"HEAD ")
+        self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
+        self._linger()
+
+    def _refuse_body(self, refusal: Refusal) -> None:
+        """End a request whose body can't be read on; answered only when the app has not begun to."""
+        self.tally.refuse(refusal.by)
+        if self._flushing and self.exchange is not None:
+            # The answer is complete, but for what the client has not taken of it yet. It is the last one now.
+            self.exchange.keep = False
+            self.body = None
+            return
+        self.drop_file()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            if not exchange.status:
+                head_only = exchange.method == "HEAD"
+                self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
+            self.tally.finish()
+            exchange.lost()
+        self._linger()
+
+    def turn_away(self) -> None:
+        """Answer the request under way, which the app has not seen, with 503. Whoever does not even take that, or has a
+        body still to send, is let go."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        service, head_only = self.service, exchange.method == "HEAD"
+        must_close = self.body is not None or exchange.legacy or self.must_close(exchange)
+        keep = exchange.keep = exchange.keep and not must_close
+        exchange.status = 503
+        self.transport.write(plain(503, "", service.stamps, keep=keep, head_only=head_only, fields=service.retry_after))
+        self.tally.turned_away()
+        if service.access is not None:
+            service.access.record(self.client, exchange)
+        if keep and not self.write_paused:
+            self._ready()
+        else:
+            self._linger()
+
+    def cut(self) -> None:
+        """Give up on the request under way, if any, and on the connection."""
+        self.flush()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.tally.cut()
+            exchange.lost()
+        self.transport.abort()
+
+    def abandon(self) -> None:
+        """The client has gone, as far as anybody can tell, and the app has given up on it: end without an answer."""
+        self.flush()
+        self._close()
+
+    def become(self, successor: asyncio.Protocol) -> bytes:
+        """The client speaks another protocol from now on: the transport is `successor`'s, as are the bytes returned."""
+        self.exchange = None
+        self.resume_reading()
+        self.state, self.expires = CLOSED, NEVER
+        self.transport.set_protocol(successor)
+        return self._rest
+
+    # What the service's sweep and drain call.
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody is owed anything here."""
+        return self.state is IDLE or self.state is CLOSING
+
+    def part(self) -> None:
+        """Another process has the client from now on: let go, without a word."""
+        self.state, self.expires = CLOSED, NEVER
+        self.transport.abort()
+
+    def leave(self) -> None:
+        """The worker is going: an idle connection ends now."""
+        if self.state is IDLE:
+            self._close()  # nothing was sent that a reset could hit, and who idles may take long to notice the end
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        state = self.state
+        if state is HEAD:
+            self._refuse(SLOW_HEAD, self._rest)
+        elif state is IDLE:
+            self.tally.ended(Cell.FIRST_BYTE_TIMEOUT if self._last is None else Cell.KEEPALIVE)
+            self._close()
+        elif state is BUSY and (is_stuck := self.is_stuck()) and self.is_taken():
+            self.expires = self.service.tick + self.service.write_idle_ticks
+        elif state is BUSY and not is_stuck and self.body is None:
+            self._expire_half_closed()
+        elif state is BUSY and not is_stuck:
+            self._refuse_body(SLOW_BODY)
+        else:
+            if state is not CLOSING:
+                self.tally.ended(Cell.SEND_TIMEOUT if state is BUSY else Cell.BODY_TIMEOUT)
+            self.transport.abort()
+
+    def _expire_half_closed(self) -> None:
+        """A client that has closed altogether looks like one that has half-closed, until something is written to it."""
+        self.expires = NEVER
+        exchange = self.exchange
+        if exchange is not None and not exchange.status:
+            exchange.half_closed()
+        elif exchange is not None and exchange.method == "HEAD":  # its answer is out, and nothing more will be written
+            self.abandon()

@@ -1,0 +1,368 @@
+"""Requests to a WSGI app (PEP 3333), in threads or inline on the event loop, and its answers back to the connection.
+
+Invariant: an app's thread touches no socket. It renders bytes and hands them over; the loop writes. A body is gathered
+before the app is called when it is small or chunked (a slow client then holds no thread), streamed from `read_ahead`
+bytes on when it is large, and, inline, gathered whole, in a temporary file above `memory_body`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from zttp import Request
+
+from supervisor.kernel.recorder import Recorder, fitting
+from supervisor.serve.access.trace import Trace
+from supervisor.serve.faults import ClientDisconnectedError
+from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Lines, render_text
+from supervisor.serve.http1.body import SizedBody
+from supervisor.serve.wsgi.environ import Environ, Environs, set_length
+from supervisor.serve.wsgi.pool import Pool
+from supervisor.serve.wsgi.result import Result
+from supervisor.serve.wsgi.upload import Gathered, Upload
+
+if TYPE_CHECKING:
+    from supervisor.serve.exchange import Exchange
+    from supervisor.serve.http1.connection import Connection
+    from supervisor.serve.service import Service
+
+Write = Callable[[bytes], None]
+App = Callable[[Environ, Callable[..., Write]], Iterable[bytes]]
+
+
+class WsgiBridge:
+    """What all requests to one WSGI app share. `on_room` is called when `is_full` was true and may be so no more."""
+
+    def __init__(self, app: App, service: Service, on_room: Callable[[], None]) -> None:
+        settings = service.settings
+        self.app = app
+        self.service = service
+        self.context = service.context
+        self.recorder: Recorder = service.recorder
+        self.current = service.recorder.current
+        self.client = b""  # of the current request, as far as `recorder` has heard of no other and of no name
+        self.draining = threading.Event()  # the worker leaves: long answers had better come to an end
+        self.environs = Environs(sys.stderr, settings, self.draining)
+        self.pool: Pool | None = None
+        if settings.threads > 1:
+            self.pool = Pool(
+                settings.threads, service.loop, settings.name, self.recorder, self._on_idle, service.patience
+            )
+        self.open = WsgiExchange
+        self._on_room = on_room
+        self._was_full = False
+        self._given_up = False
+
+    @property
+    def live(self) -> Sequence[Exchange]:
+        """Those whose app code is running, or waits for a thread."""
+        return [] if self.pool is None else self.pool.live()  # type: ignore[return-value]
+
+    @property
+    def load(self) -> int:
+        """Threads that are held. Inline, whoever asks finds none."""
+        return 0 if self.pool is None else self.pool.load
+
+    def named(self, name: str) -> None:
+        """The app has asked for the id of the request that this thread runs."""
+        if self.pool is None:
+            if self.recorder.named(name):
+                self.client = bytes(1)  # nobody's: the next request is introduced, whoever sends it
+        else:
+            self.recorder.named_in_thread(threading.get_ident(), name)
+
+    def is_full(self) -> bool:
+        """Whether all threads are held."""
+        self._was_full = self.pool is not None and self.pool.load >= self.service.settings.threads
+        return self._was_full
+
+    def keeps_up(self) -> bool:
+        """Whether requests that wait for a thread get one soon."""
+        return self.pool is None or self.pool.keeps_up()
+
+    def is_running(self) -> bool:
+        """Whether app code is running, or waits for a thread."""
+        return self.pool is not None and not self._given_up and self.pool.is_running()
+
+    def cut(self) -> None:
+        """Threads can't be stopped; they are daemons and end with the process."""
+        self._given_up = True
+
+    def close(self) -> None:
+        """Let the threads end."""
+        if self.pool is not None:
+            self.pool.close()
+
+    def _on_idle(self) -> None:
+        """In a thread."""
+        if self._was_full or self.service.draining:
+            self._was_full = False
+            try:
+                self.service.loop.call_soon_threadsafe(self._has_room)
+            except RuntimeError:
+                return  # the loop has ended
+
+    def _has_room(self) -> None:
+        self._on_room()
+        if self.service.draining:
+            self.service.check_empty()
+
+
+class WsgiExchange(Answer):
+    """One request, from its head to the end of the app's code. What is not in one piece, `result` goes on with."""
+
+    __slots__ = (
+        "_left",
+        "_lines",
+        "_submitted",
+        "body",
+        "bridge",
+        "connection",
+        "environ",
+        "gone",
+        "holds_body",
+        "is_plain",
+        "method",
+        "path",
+        "query",
+        "raw_head",
+        "request",
+        "result",
+        "since",
+    )
+
+    def __init__(
+        self, connection: Connection, request: Request, path: bytes, query: bytes, method: str, keep: bool
+    ) -> None:
+        # What Answer.__init__ does is written out: one call more is felt here.
+        self.method = method
+        self.head_only = head_only = method == "HEAD"
+        self.legacy = legacy = request.http_version == b"1.0"
+        self.is_plain = not (head_only or legacy)
+        self.keep = keep
+        self.status = 0
+        self.sent = 0
+        self.request = request
+        self.raw_head: bytes
+        self.path = path
+        self.query = query
+        self.connection = connection
+        self.bridge: WsgiBridge = connection.service.bridge  # type: ignore[assignment]
+        self.trace = Trace(request, connection.origin is not None, self.bridge)
+        self.since = monotonic()
+        self.holds_body = connection.body is not None and request.expect_continue and not legacy
+        self.environ: Environ  # kept for the access log
+        self.body: Gathered | Upload | None = None
+        self.result: Result | None = None
+        self.gone = False
+        self._lines: Lines | None = None
+        self._submitted = False
+        self._left = False
+
+    @property
+    def progress(self) -> int:
+        """Bytes that the app has sent and, of a streamed body, taken."""
+        return self.sent + (self.body.taken if isinstance(self.body, Upload) else 0)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """The app's thread is not the one that is slow."""
+        if isinstance(self.body, Upload) and self.body.is_hungry:
+            return True
+        return self.result is not None and self.result.waits_for_client
+
+    # In the loop.
+
+    def start(self) -> None:
+        if self.connection.body is None:
+            if not self._submitted:
+                self._submitted = True  # `_submit`, written out
+                pool = self.bridge.pool
+                if pool is None:
+                    self._run_inline()
+                else:
+                    pool.jobs.append(self)
+                    if not pool.is_waking:
+                        pool.wake_soon()
+        elif self.holds_body and self._may_stream():
+            self._stream_body()
+        elif self.holds_body:
+            self.holds_body = False
+            self.connection.send_continue()
+
+    def feed(self, data: bytes, done: bool) -> None:
+        self.holds_body = False
+        body = self.body
+        if isinstance(body, Upload):
+            body.feed(data, done)
+            return
+        limits = self.connection.service.limits
+        if body is None:
+            body = self.body = Gathered(limits.memory_body)
+        if done:
+            body.add(data)
+            self._submit()
+        elif body.size + len(data) > limits.read_ahead and self._may_stream():
+            self._stream_body().feed(data, False)
+        else:
+            body.add(data)
+
+    def writable(self) -> None:
+        if self.result is not None:
+            self.result.writable()
+
+    def half_closed(self) -> None:
+        """The answer may still reach the client, and WSGI has no way to tell the app."""
+
+    def lost(self) -> None:
+        self.gone = True
+        if isinstance(self.body, Upload):
+            self.body.lost()
+        result = self.result
+        if result is not None:
+            result.lost()
+        if not self._submitted:
+            self.leave()
+            if isinstance(self.body, Gathered):
+                self.body.close()
+        elif result is not None and result.ended:
+            self.leave()
+
+    def leave(self, _: None = None) -> None:
+        """The client has gone, and the app's code has ended."""
+        if not self._left:
+            self._left = True
+            self.connection.tally.leave()
+
+    def turn_away(self) -> None:
+        """No thread was free for too long."""
+        if isinstance(self.body, Gathered):
+            self.body.close()
+        self.leave()
+        self.connection.turn_away()
+
+    def _may_stream(self) -> bool:
+        return self.bridge.pool is not None and isinstance(self.connection.body, SizedBody)
+
+    def _stream_body(self) -> Upload:
+        ask = self.connection.send_continue if self.holds_body else None
+        upload = Upload(self.connection, self.connection.service.limits.read_ahead, ask)
+        if isinstance(self.body, Gathered):
+            with self.body.open() as gathered:
+                upload.feed(gathered.read(), False)
+        self.body = upload
+        self._submit()
+        return upload
+
+    def _submit(self) -> None:
+        self._submitted = True
+        pool = self.bridge.pool
+        if pool is None:
+            self._run_inline()
+        else:
+            pool.jobs.append(self)
+            if not pool.is_waking:
+                pool.wake_soon()
+
+    def _run_inline(self) -> None:
+        bridge, label = self.bridge, self.connection.label
+        if label is not bridge.client:  # the recorder's `enter`, written out
+            bridge.client = label
+            bridge.recorder.introduce(label)
+        try:
+            bridge.current.value = self.raw_head
+        except ValueError:
+            bridge.current.value = fitting(self.raw_head)
+        self.run()
+        bridge.current.value = b""
+
+    # In the thread, or in the loop when inline.
+
+    def run(self) -> None:
+        """Call the app and send what it gives, in a context of its own. Raises nothing."""
+        bridge = self.bridge
+        context = bridge.context.copy()
+        given: Iterable[bytes] = ()
+        failure: BaseException | None = None
+        try:
+            if self.gone:
+                raise ClientDisconnectedError("the client has gone")
+            environ = self.environ = bridge.environs.of(self, self.connection)
+            if self.body is not None:
+                self._give_body(environ, self.body)
+            given = context.run(bridge.app, environ, self._start_response)
+            if type(given) is list and len(given) == 1 and self._answer(given[0]):
+                return
+        except BaseException as error:
+            failure = error
+        if self.result is None:
+            self.result = Result(self)
+        context.run(self.result.run, given, failure, context)
+
+    def _give_body(self, environ: Environ, body: Gathered | Upload) -> None:
+        if isinstance(body, Upload):
+            environ["wsgi.input"] = io.BufferedReader(body, 65536)
+        else:
+            environ["wsgi.input"] = body.open()
+            set_length(environ, body.size)
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Write:
+        if exc_info is not None:
+            try:
+                if self.status:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # PEP 3333: no circular reference
+        elif self._lines is not None:
+            raise AnswerError("the app called start_response twice")
+        self._lines = render_text(status, headers)
+        return self._write
+
+    def _write(self, chunk: bytes) -> None:
+        """What `start_response` returns."""
+        if self.result is None:
+            self.result = Result(self)
+        self.result.write(chunk)
+
+    def _answer(self, body: bytes) -> bool:
+        """Head and whole body at once: the common answer, which is `whole`, written out. False for any other."""
+        lines = self._lines
+        connection = self.connection
+        service = connection.service
+        size = len(body)
+        if (
+            self.result is not None
+            or self.body is not None
+            or lines is None
+            or not lines.simple
+            or size != lines.declared
+            or size >= JOINED
+            or not (self.keep and self.is_plain)
+            or service.draining
+        ):
+            return False
+        stamp = service.stamps.last
+        data = (lines.head if lines.stamp is stamp else lines.stamped(stamp)) + body
+        self.status = lines.status
+        self.sent = size
+        pool = self.bridge.pool
+        if pool is None:
+            connection.finish(data)
+        else:
+            pool.outbox.append((self, data, None))
+        return True
+
+    def head(self) -> Lines:
+        """What the app has said in `start_response`, and the last moment to decide whether the connection lives on."""
+        lines = self._lines
+        if lines is None:
+            raise AnswerError("the app answered without calling start_response")
+        connection = self.connection
+        if (connection.service.draining or connection.body is not None) and connection.must_close(self):
+            self.keep = False
+        return lines
