@@ -11,9 +11,8 @@ import contextvars
 import functools
 import math
 import socket
-import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zttp
@@ -25,17 +24,18 @@ from supervisor.kernel.recorder import Recorder
 from supervisor.messages.wire import HandOver
 from supervisor.serve.asgi.bridge import AsgiBridge
 from supervisor.serve.asgi.lifespan import Lifespan
+from supervisor.serve.asking import ask
+from supervisor.serve.attaching import attach
 from supervisor.serve.edge.gate import Gate
 from supervisor.serve.edge.introduction import Introduction
 from supervisor.serve.edge.peers import Trust
 from supervisor.serve.edge.proxy import Told
-from supervisor.serve.edge.secure import Handshake, SecureConnection
+from supervisor.serve.edge.secure import SecureConnection
 from supervisor.serve.edge.tls import Tls
 from supervisor.serve.faults import name_cuts
 from supervisor.serve.handover import Giver
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
-from supervisor.serve.http1.head import HEAD_END
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.patience import OnTurnedAway, Patience
 from supervisor.serve.sweep import Sweep
@@ -260,12 +260,7 @@ class Service:
         theirs.setblocking(False)
         with ours:
             self._attach(theirs, Tally(private_row(), 1 << 30, lambda: None))
-            head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: holdfast\r\nconnection: close\r\n\r\n"
-            await self.loop.sock_sendall(ours, head.encode("ascii", "replace"))
-            answer = b""
-            while piece := await self.loop.sock_recv(ours, 65536):
-                answer = _without_interim(answer + piece)[:65536]
-        return int(answer[9:12]) if answer[:7] == b"HTTP/1." else 0
+            return await ask(self.loop, ours, path)
 
     def drain(self, linger: float | None, outlet: Channel | None = None) -> None:
         """Leave. Connections between requests, and others once they are, are given to other workers by `outlet`, which
@@ -392,18 +387,10 @@ class Service:
     def _attach(self, sock: socket.socket, tally: Tally, handed: HandOver | None = None) -> Connection | None:
         tls = self.tls if sock.family != socket.AF_UNIX and handed is None else None
         connection = Connection(self, tally) if tls is None else SecureConnection(self, tally, tls)
-        attaching = self.loop.connect_accepted_socket(lambda: connection, sock, **(self._tls_terms if tls else {}))
-        try:
-            # Driven by hand: the coroutine awaits one future, and a task around that would cost as much as a request.
-            waiter: asyncio.Future[None] = attaching.send(None)
-        except OSError:
-            sock.close()
+        if not attach(self.loop, connection, sock, self._tls_terms if tls else {}):
             return None
         self._connections.add(connection)
         tally.opened(accepted=handed is None)
-        if tls is not None:
-            connection.transport = Handshake(waiter)
-        waiter.add_done_callback(functools.partial(_attached, connection, attaching))
         return connection
 
     def _close_idle(self) -> None:
@@ -433,22 +420,3 @@ class Service:
         self.stamps.set(time.time())
         self._deadlines.run(tick)
         self._sweeper = self.loop.call_later(TICK, self._sweep)
-
-
-def _attached(connection: Connection, attaching: Coroutine[Any, Any, Any], _waiter: asyncio.Future[None]) -> None:
-    try:
-        attaching.send(None)
-    except StopIteration:
-        return
-    except (OSError, asyncio.CancelledError) as error:
-        if isinstance(connection.transport, Handshake):  # nobody else will tell it
-            if isinstance(error, (ssl.SSLError, ConnectionAbortedError)):  # the latter when it took too long
-                connection.tally.refuse(Cell.TLS)
-            connection.connection_lost(None)
-
-
-def _without_interim(answer: bytes) -> bytes:
-    """`answer` from its own head on; 1xx ones may come before it (RFC 9110 section 15.2)."""
-    while answer.startswith(b"HTTP/1.1 1") and HEAD_END in answer:
-        answer = answer.partition(HEAD_END)[2]
-    return answer
