@@ -23,7 +23,7 @@ _THREAD = re.compile(r"(Current t|T)hread (0x[0-9a-f]+)(?: \[(?P<name>[^\]]*)\])
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _FATAL = "Fatal Python error: "
 _OURS = os.path.dirname(supervisor.__file__) + "/"
-_NOT_THE_APPS = re.compile(r"/(site|dist)-packages/|/lib(64)?/python3[^/]*/|^<frozen |^/?supervisor/")
+_NOT_THE_APPS = re.compile(r"(^|/)(site|dist)-packages/|(^|/)lib(64)?/python3[^/]*/|^<frozen ")
 _CALLS_THE_APP = re.compile(rf"^<frozen |^{re.escape(_OURS)}|/python3[^/]*/(runpy|threading)\.py$")
 _IDLE_IN = (os.path.join(_OURS, "serve/pool.py"), "_work")  # a thread of the pool without a request
 
@@ -76,9 +76,10 @@ def with_requests(stacks: Stacks, flight: Flight) -> Stacks:
 def own_frame(frames: tuple[Frame, ...], home: str) -> Frame | None:
     """The innermost call in the app's own code: in its directory `home`, else in none of the libraries."""
     inside = home.rstrip("/") + "/"
-    strangers = [it for it in frames if not _NOT_THE_APPS.search(it.file) and not it.file.startswith(_OURS)]
-    at_home = [it for it in strangers if it.file.startswith(inside) or not it.file.startswith("/")]
-    return next(reversed(at_home or strangers), None)
+    names = [(it, it.file.removeprefix(inside)) for it in frames if not it.file.startswith(_OURS)]
+    own = [(it, name) for it, name in names if not _NOT_THE_APPS.search(name)]
+    at_home = [it for it, name in own if not name.startswith("/")]
+    return next(reversed(at_home or [it for it, _ in own]), None)
 
 
 def where(frame: Frame, home: str = "") -> str:

@@ -217,3 +217,19 @@ def test_inline_a_wsgi_app_that_blocks_is_a_blocked_loop(tmp_path: Path) -> None
         assert stalled["at"].startswith("stalls_app.py:25 in nap")
         assert stalled["request"]["path"] == "/nap"
         assert "past stall_timeout" in event(cluster, "worker.exited")["reason"]
+
+
+def test_a_canary_that_blocks_is_named_and_its_release_goes_back(tmp_path: Path) -> None:
+    program = "\nimport asyncio\nfirst = app\nasync def app(scope, receive, send):\n"
+    program += "    asyncio.get_running_loop().call_later(0.3, nap, 2)\n    await first(scope, receive, send)\n"
+    cluster = stalling(tmp_path, "-w", "2")
+    cluster.arguments[cluster.arguments.index("--bake") + 1] = "5"
+    with cluster:
+        with (tmp_path / "stalls_app.py").open("a") as source:
+            source.write(program)
+        cluster.ctl("reload", "--no-wait")
+        stalled = event(cluster, "worker.stalled")
+        assert stalled["generation"] == 2
+        assert stalled["at"] == "stalls_app.py:25 in nap: time.sleep(seconds)"
+        verdict = until("the verdict", lambda: told(cluster, "roll.rolled_back"))[0]
+        assert "stalled: its event loop is blocked for 1." in verdict["reason"]
