@@ -25,7 +25,7 @@ _FATAL = "Fatal Python error: "
 _OURS = os.path.dirname(supervisor.__file__) + "/"
 _NOT_THE_APPS = re.compile(r"(^|/)(site|dist)-packages/|(^|/)lib(64)?/python3[^/]*/|^<frozen ")
 _CALLS_THE_APP = re.compile(rf"^<frozen |^{re.escape(_OURS)}|/python3[^/]*/(runpy|threading)\.py$")
-_IDLE_IN = (os.path.join(_OURS, "serve/pool.py"), "_work")  # a thread of the pool without a request
+_IDLE_IN = (os.path.join(_OURS, "serve/wsgi/pool.py"), "_work")  # a thread of the pool without a request
 
 
 def parse_answer(data: bytes) -> Stacks | None:

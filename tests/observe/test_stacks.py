@@ -109,10 +109,9 @@ def test_a_frame_is_named_from_the_app_s_directory() -> None:
 
 
 def test_an_event_shows_the_loop_first_and_no_idle_thread_and_has_an_end() -> None:
-    import supervisor
+    from supervisor.serve.wsgi import pool
 
-    pool = f"{supervisor.__path__[0]}/serve/pool.py"
-    idle = ThreadStack(name="web-1", runs_loop=False, frames=(Frame(pool, 9, "Pool._work"),))
+    idle = ThreadStack(name="web-1", runs_loop=False, frames=(Frame(pool.__file__, 9, pool.Pool._work.__qualname__),))
     busy = ThreadStack(name="web-2", runs_loop=False, frames=tuple(Frame("/a.py", n, "f") for n in range(999)))
     lines = event_lines(Stacks(how="native", threads=(busy, idle, LOOP)))
     assert lines[0] == "the loop's thread MainThread:"

@@ -10,7 +10,7 @@ import msgspec
 from supervisor.config.settings import AppSettings
 from supervisor.kernel.board import Cell, private_row
 from supervisor.messages.wire import Stuck, Unstuck
-from supervisor.serve.pool import Job, Pool
+from supervisor.serve.wsgi.pool import Job, Pool
 from supervisor.worker.threads import ThreadWatch
 
 
