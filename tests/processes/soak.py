@@ -31,6 +31,7 @@ BLOCK_S = 1.5
 STOP_S = 2.0
 WHOLE_S = 60.0
 PATIENCE_S = 900.0  # of the load, and with what other work on the machine keeps from running
+CLIENT_STALL_S = 15.0  # head_timeout; body_timeout is longer
 REST_S = (3.0, 9.0)
 SETTLE_S = 2.0  # from being whole to being measured: what leaves has left
 ARGUMENTS = ("-w", str(WORKERS), "--keep-previous", "off", "--env", "ANSWER_SECONDS=0.08")
@@ -58,6 +59,11 @@ class Entry:
     at_s: float
     whole_after_s: float
     clients: Report
+
+    @property
+    def is_the_clients_own(self) -> bool:
+        """The load itself did not run for longer than a server waits for the rest of a request."""
+        return self.clients.client_stall_s > CLIENT_STALL_S
 
 
 @dataclass(frozen=True)
@@ -376,9 +382,10 @@ def judge(soak: Soak) -> list[str]:
     found = [
         f"{entry.clients.lost} lost at {entry.at_s:.0f} s ({entry.deed}): {entry.clients.losses[:3]}"
         for entry in soak.entries
-        if entry.clients.lost and entry.deed not in kills
+        if entry.clients.lost and entry.deed not in kills and not entry.is_the_clients_own
     ]
-    if soak.clients.lost > soak.told_lost + soak.killed:  # one more may lie unread in the sockets of each
+    own = sum(entry.clients.lost for entry in soak.entries if entry.is_the_clients_own)
+    if soak.clients.lost - own > soak.told_lost + soak.killed:  # one more may lie unread in the sockets of each
         found.append(f"{soak.clients.lost} lost, and {soak.killed} who were killed told of {soak.told_lost} only")
     for name, it in growths(soak.sizes).items():
         if it.share > TOLERATED:
@@ -429,4 +436,10 @@ def _disturbances(soak: Soak) -> list[str]:
         f"than 2 s{longest}; {soak.stopped_by_others} times a process of the cluster was found stopped by others. "
         f"It kept {len(soak.spoiled)} deeds from their end.",
         *(f"- {deed}" for deed in soak.spoiled),
+        *(
+            f"- At {it.at_s:.0f} s the load did not run for {it.clients.client_stall_s:.0f} s; then {it.clients.lost} "
+            f"lost: {', '.join(str(loss['detail']) for loss in it.clients.losses)}"
+            for it in soak.entries
+            if it.is_the_clients_own and it.clients.lost
+        ),
     ]

@@ -59,6 +59,13 @@ def test_a_loss_is_a_failure_unless_somebody_was_killed_and_accounts_for_it() ->
     assert failure == "2 lost, and 1 who were killed told of 0 only"
 
 
+def test_a_loss_of_a_load_that_did_not_run_itself_is_told_and_is_no_failure() -> None:
+    lost = Report(requests=10, lost=1, client_stall_s=60.0, losses=[{"detail": "status 408"}])
+    it = Soak(1, entries=[Entry("roll", 5, 1, lost)], clients=lost, pauses=[60.0])
+    assert judge(it) == []
+    assert "At 5 s the load did not run for 60 s; then 1 lost: status 408" in markdown(it, "m", "d", "v")
+
+
 def test_the_requests_that_a_line_of_the_log_tells_of_are_counted() -> None:
     line = "2026-11-21T07:54:34.922+00:00 error web:1 12986 worker.exited killed by SIGKILL after 0.6 s{}; replaced"
     assert event_lost(line.format(", 3 requests lost with it")) == 3
