@@ -365,6 +365,16 @@ OPTIONS: tuple[Option, ...] = (
         default="beside the control socket",
         help="crash reports, the newest 50; under systemd, with StateDirectory=, they go there by default",
     ),
+    Option(
+        key="orphan_grace",
+        flags=("--orphan-grace",),
+        section="supervisor",
+        group=_LOGS,
+        parse=values.seconds(),
+        metavar="S",
+        default="60",
+        help="if the master is killed, its workers serve on so long for the next one to adopt them; 0: they leave",
+    ),
 )
 
 BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}

@@ -131,6 +131,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     stop_delay: float = 0.0
     pidfile: str | None = None
     crash_dir: str | None = None  # None: systemd's state directory, or beside the control socket
+    orphan_grace: float = 60.0  # 0: workers of a master that was killed leave at once
     log_format: LogFormat = "text"
 
 

@@ -90,6 +90,12 @@ class Channel:
     def set_blocking(self, blocking: bool) -> None:
         self._sock.setblocking(blocking)
 
+    def end(self) -> None:
+        """Close, for the peer too, whoever else holds a copy of this end."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.close()

@@ -21,11 +21,14 @@ import msgspec
 
 from supervisor.errors import SurroundingsError
 
+UNKNOWN = "exit status unknown: adopted"
+"""How a process ended that was not our child: only its parent is told more."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a process ended: by an exit code or by a signal; both None when another process took its status."""
+    """How a process ended: by an exit code or by a signal; both None when it was not our child."""
 
     pid: int
     code: int | None
@@ -43,7 +46,7 @@ class Ended(msgspec.Struct, frozen=True):
             return f"killed by {signal_name(self.signal)}" + (" (core dumped)" if self.dumped else "")
         if self.code is not None:
             return f"exit code {self.code}"
-        return "ended, with its exit status taken by another process"
+        return UNKNOWN
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], fds: Sequence[int]) -> int:

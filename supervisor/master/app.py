@@ -26,6 +26,7 @@ from supervisor.master.accounts import Accounts
 from supervisor.master.children import Children
 from supervisor.master.crashes import Crashes
 from supervisor.master.engine import Command, Engine
+from supervisor.master.estate import Estate
 from supervisor.master.generations import Releases
 from supervisor.master.hooks import Hooks
 from supervisor.master.listeners import Listeners
@@ -84,6 +85,7 @@ class App:
         self.board = Board(settings.name)
         self.listeners = Listeners(settings.name, owner.sockets)
         self.relay = Relay()
+        self.estate: Estate | None = None  # what is left to its processes, if the master is killed
         self.access = AccessFiles()
         self.hooks = Hooks(reactor, children, journal, settings.name)
         self.accounts = Accounts()
@@ -232,6 +234,8 @@ class App:
         self.listeners.close()
         self.access.close()
         self.board.close()
+        if self.estate is not None:
+            self.estate.close()
 
     # What spawners and workers tell
 
@@ -267,6 +271,8 @@ class App:
         self.news.started(worker)
 
     def on_worker_message(self, worker: Worker, message: FromWorker) -> None:
+        if isinstance(message, Ready) and worker.is_admitted:
+            return  # to an earlier master
         if isinstance(message, Ready):
             self.was_up = True
             worker.interface = message.interface

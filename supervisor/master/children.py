@@ -53,7 +53,10 @@ class Children:
 
     def watch(self, pid: int, on_end: Callable[[Ended], None]) -> Child:
         """Watch an unreaped child of ours, also one that has already ended."""
-        return self._watch(pid, open_pidfd(pid), on_end)
+        try:
+            return self._watch(pid, open_pidfd(pid), on_end)
+        except ProcessLookupError:  # a child of our predecessor's spawner, which is reaped by another
+            return self._ended(pid, on_end)
 
     def watch_again(self, pid: int, started: int, on_end: Callable[[Ended], None]) -> Child:
         """Watch a process that an earlier master has watched, and that began at `started` (`procfs.start_ticks`).

@@ -15,13 +15,14 @@ from supervisor.kernel.reactor import Reactor
 from supervisor.master import record
 from supervisor.master.access import AccessFiles
 from supervisor.master.children import Children
+from supervisor.master.estate import Estate
 from supervisor.master.listeners import Listeners
 from supervisor.master.place import Place, find_place
 from supervisor.master.releases import Release, ReleaseOwner
 from supervisor.master.secrets import exposed
 from supervisor.master.spawner import Spawner
 from supervisor.master.worker import Worker
-from supervisor.messages.wire import Fork, Imported
+from supervisor.messages.wire import Adopted, Fork, Imported
 from supervisor.observe.journal import Journal
 
 
@@ -31,6 +32,7 @@ class ReleasesOwner(ReleaseOwner, Protocol):
     board: Board
     listeners: Listeners
     access: AccessFiles
+    estate: Estate | None
     workers: dict[int, Worker]
 
     def on_last_errors(self, lines: list[str]) -> None: ...
@@ -122,6 +124,12 @@ class Releases:
         """Go on with a release of an earlier master."""
         self.add(kept.generation, kept.settings, kept.place).resume(kept)
 
+    def adopted(self, master: Adopted) -> None:
+        """Tell the spawners who their master is now."""
+        for release in self._by_generation.values():
+            if release.spawner is not None:
+                release.spawner.adopted(master)
+
     def _make_spawner(self, release: Release, kept: record.Spawner | None) -> Spawner:
         what = release.settings, release.place, release.generation
         spawner = Spawner(self, self._reactor, self._children, self._journal, *what)
@@ -129,7 +137,7 @@ class Releases:
             spawner.resume(kept)
             return spawner
         spawner.start()
-        spawner.launch(self._owner.board.fd, self._owner.listeners.of(release.settings.bind))
+        spawner.launch(self._owner.board.fd, self._owner.listeners.of(release.settings.bind), self._owner.estate)
         return spawner
 
     def _send_fork(self, spawner: Spawner, worker: Worker) -> None:

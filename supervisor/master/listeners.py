@@ -6,6 +6,7 @@ queue is lost to a roll.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 
@@ -74,6 +75,8 @@ class Listeners:
         sock = socket.socket(fileno=kept.fd)
         listener = Listener(kept.address, sock, inherited=kept.inherited, file=(kept.path, kept.inode))
         self._open[kept.address], self._terms[kept.address] = listener, kept.terms
+        if (stored := self._store.take(self._app, kept.address)) is not None:
+            os.close(stored)  # the same socket
         self._keep(kept.address)
 
     def unheeded(self, settings: AppSettings) -> list[str]:

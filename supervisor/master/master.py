@@ -13,12 +13,10 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from supervisor import __version__
-from supervisor.config.differences import needing_new_master
 from supervisor.config.load import Source, load
-from supervisor.config.settings import Settings
+from supervisor.config.settings import AppSettings, Settings
 from supervisor.control.server import ControlServer
 from supervisor.errors import SettingsError, SurroundingsError, UserError
 from supervisor.kernel.board import ROW_BYTES
@@ -29,14 +27,15 @@ from supervisor.kernel.process import let_signals_in
 from supervisor.kernel.reactor import Reactor
 from supervisor.master import record
 from supervisor.master.admission import admission, warn_of_closed_door
+from supervisor.master.adoption import Adoption
 from supervisor.master.app import App
 from supervisor.master.children import Children
-from supervisor.master.confinement import warn_of_root
+from supervisor.master.estate import Legacy
 from supervisor.master.herald import Herald
-from supervisor.master.listeners import warn_of_short_queues
+from supervisor.master.notices import tell_started, warn_of_what_needs_a_new_master
 from supervisor.master.snapshot import app_status, leaving_line, serving_line
 from supervisor.master.store import SocketStore
-from supervisor.master.succession import Successor, passed_descriptors, state_of
+from supervisor.master.succession import Successor, instance_key, passed_descriptors, state_of
 from supervisor.master.supervision import MAX_WORKERS, Deeds, MasterSupervision
 from supervisor.master.upgrade import Upgrade
 from supervisor.messages.status import Begun, Status
@@ -69,9 +68,8 @@ class Master:
         self._claim: Claim | None = None
         self._control: ControlServer | None = None
         self._crashes = CrashStore(journal)
-        self._apps = {
-            app.name: App(self, app, reactor, self._children, journal, self._crashes) for app in settings.apps
-        }
+        self._apps = {app.name: self._make(app) for app in settings.apps}
+        self._legacy = Legacy(self._apps, state_of, reactor, journal)
         self._upgrade = Upgrade(self, self._apps, reactor, self._children, journal)
 
     def run(self, kept: record.Master | None = None) -> int:
@@ -92,6 +90,9 @@ class Master:
         self._herald.close()
         return self._exit_code
 
+    def _make(self, settings: AppSettings) -> App:
+        return App(self, settings, self._reactor, self._children, self._journal, self._crashes)
+
     # What apps tell
 
     def on_first_start_failed(self, app: App, reason: str) -> None:
@@ -104,6 +105,7 @@ class Master:
         self._reactor.stop()
 
     def on_app_settled(self, _app: App) -> None:
+        self._legacy.touch()
         if self._is_stopping:
             self._herald.stopping(leaving_line(self._apps.values()))
             if all(app.has_left for app in self._apps.values()):
@@ -123,24 +125,49 @@ class Master:
         opened.callback(self._end_everything)
         self._watch_signals()
         self._claim_control(opened)
-        for app in self._apps.values():
+        adoption = self._adopt()
+        fresh = [app for app in self._apps.values() if app.name not in adoption.kept]
+        for app in fresh:
             app.open(app.settings)
         self.sockets.drop_unclaimed()
         self._write_pidfile(opened)
-        self._tell_started()
-        for app in self._apps.values():
+        tell_started(self._journal, self._claim.path if self._claim is not None else None, self._apps.values())
+        self._leave_behind()
+        adoption.go_on(self._apps, {app.name: app for app in self._settings.apps})
+        for app in fresh:
             app.start()
+
+    def _adopt(self) -> Adoption:
+        """What a master that was killed has left, if there is anything."""
+        adoption = Adoption(self._successor(), self._journal)
+        if self._claim is not None:
+            adoption.find(self._claim.path)
+            adoption.take(self._apps, self._make)
+        return adoption
+
+    def _successor(self) -> Successor:
+        control = self._claim.path if self._claim is not None else ""
+        grace = self._settings.supervisor.orphan_grace
+        return Successor(self._reactor, self._children, self._journal, control=control, grace=grace)
+
+    def _leave_behind(self) -> None:
+        if self._claim is not None:
+            self._legacy.open(self._claim.path, self._settings.supervisor.orphan_grace)
 
     def _resume(self, kept: record.Master, own: record.Own, opened: contextlib.ExitStack) -> None:
         """If this fails, the workers are left to themselves, and not ended with us."""
         self._watch_signals()
         self._began, self._is_ready = own.began, own.is_ready
-        successor = Successor(self._reactor, self._children, self._journal)
+        claimed = None
+        if own.clients is not None:
+            self._claim = claimed = resume_claim(
+                own.clients.path, own.clients.lock, own.clients.listener, own.clients.inode
+            )
+        successor = self._successor()
         for app in kept.apps:
             successor.take(self._apps[app.settings.name], app)
         opened.callback(self._end_everything)
-        if own.clients is not None:
-            claimed = resume_claim(own.clients.path, own.clients.lock, own.clients.listener, own.clients.inode)
+        if claimed is not None and own.clients is not None:
             self._serve_control(claimed, opened)
             assert self._control is not None
             self._control.take([socket.socket(fileno=fd) for fd in own.clients.idle])
@@ -148,18 +175,16 @@ class Master:
             opened.callback(Pidfile(own.pidfile).remove)
         for app in kept.apps:
             successor.go_on(self._apps[app.settings.name], app)
+        self._leave_behind()
         self._children.reap_strangers()
         if own.upgrade is not None:
-            upgraded = self._upgrade.resume(own.upgrade)
-            text = f"holdfast {__version__} goes on in place of {upgraded.from_}, after {upgraded.seconds:.2f} s"
-            ends: dict[str, Any] = {"from": upgraded.from_, "to": __version__, "seconds": upgraded.seconds}
-            self._journal.event("master.upgraded", text, pid=os.getpid(), **ends)
+            self._upgrade.resume(own.upgrade)
         self._reactor.call_later(SETTLED_AFTER, _settle)
 
     def _claim_control(self, opened: contextlib.ExitStack) -> None:
         wanted = self._settings.supervisor.control
         try:
-            path = wanted or default_control_path(self._instance_key())
+            path = wanted or default_control_path(instance_key(self._source, self._settings))
         except SurroundingsError as error:
             self._journal.event("log", f"no control socket, holdfastctl can't be used: {error}", level="warning")
             return
@@ -184,13 +209,6 @@ class Master:
         self._control = ControlServer(owned.listener.sock, self._reactor, supervision, permit=permit)
         opened.callback(self._control.close)
 
-    def _instance_key(self) -> str:
-        """The same for the same command in the same directory, so that it finds the same control path again."""
-        parts = [os.getcwd(), self._source.path or "" if self._source else ""]
-        for app in self._settings.apps:
-            parts += [app.name, app.app, *app.bind]
-        return "\0".join(parts)
-
     def _write_pidfile(self, opened: contextlib.ExitStack) -> None:
         path = self._settings.supervisor.pidfile
         if path is not None:
@@ -210,21 +228,6 @@ class Master:
         on_signal(signal.SIGTTIN, lambda: self._scale_all(1))
         on_signal(signal.SIGTTOU, lambda: self._scale_all(-1))
         let_signals_in()  # those held back across an exec
-
-    def _tell_started(self) -> None:
-        control = self._claim.path if self._claim is not None else None
-        self._journal.event(
-            "master.started",
-            f"holdfast {__version__} started; control socket {control or 'none'}",
-            pid=os.getpid(),
-            version=__version__,
-            control=control,
-        )
-        for app in self._apps.values():
-            where = ", ".join(listener.bound for listener in app.listeners.of(app.settings.bind))
-            self._journal.event("log", f"listening on {where}", app=app.name)
-        warn_of_root(self._settings.apps, self._journal)
-        warn_of_short_queues(self._settings.apps, self._journal)
 
     # Upgrading
 
@@ -299,7 +302,7 @@ class Master:
             for app in chosen:
                 app.close_unused()
             raise
-        self._warn_of_what_needs_a_new_master(settings)
+        warn_of_what_needs_a_new_master(self._journal, self._settings, settings)
         for app in chosen:
             if keys := app.listeners.unheeded(found[app.name]):
                 text = f"changed, and not taken by sockets that stay open: {', '.join(keys)}; stop and start the app"
@@ -310,11 +313,6 @@ class Master:
         if self._source is None:
             return self._settings
         return load(self._source, read_settings(self._source.path))
-
-    def _warn_of_what_needs_a_new_master(self, settings: Settings) -> None:
-        if changed := needing_new_master(self._settings, settings):
-            text = f"changed, and takes effect only when holdfast is started anew: {', '.join(changed)}"
-            self._journal.event("log", text, level="warning")
 
     def _reload_by_signal(self, name: str) -> None:
         if self._is_stopping:
@@ -389,6 +387,7 @@ class Master:
             self._reactor.run()
         for app in self._apps.values():
             app.close()
+        self._legacy.close()
 
 
 def _settle() -> None:

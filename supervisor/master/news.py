@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from supervisor.fleet import records as seats
+from supervisor.kernel.process import UNKNOWN
 from supervisor.master.crashes import Crash
 from supervisor.master.releases import Release
 from supervisor.master.worker import Worker
@@ -128,7 +129,7 @@ class News:
         if not worker.pid:
             return  # it never came to be, and nobody waits for it
         text = f"left: {loss.reason}" if loss.reason else "left, drained"
-        level: Level = "warning" if loss.reason or loss.requests else "info"
+        level: Level = "warning" if loss.reason not in ("", UNKNOWN) or loss.requests else "info"
         self._tell_worker("worker.exited", f"{text}{loss}", worker, level=level, reason=loss.reason, **loss.fields)
         self._call_out(loss)
 
@@ -172,6 +173,9 @@ class News:
         then = f"a new spawner is started {f'in {retry_in:.1f} s' if retry_in else 'at once'}"
         text = f"{reason}; {then}{', the workers serve on' if are_serving else ''}"
         self._tell("log", text, level="error", generation=release.generation, retry_in=round(retry_in, 3))
+
+    def unlisted(self) -> None:
+        self._tell("log", "is not in the settings any more: stopped", level="warning")
 
     def not_started(self, reason: str) -> None:
         self._tell("log", f"can't be started again: {reason}", level="error")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from supervisor.config.load import Source
 from supervisor.config.settings import AppSettings, Interface, Span, SupervisorSettings
@@ -156,6 +157,18 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     returning: int | None = None
 
 
+class Estate(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left to spawners and workers. `tokens` tells under what each descriptor is kept in the vault."""
+
+    give: int
+    take: int
+    meeting: int
+    path: str
+    inode: tuple[int, int] | None
+    roll_call: int
+    tokens: dict[int, int] = {}
+
+
 class App(msgspec.Struct, frozen=True, kw_only=True):
     """One app."""
 
@@ -180,6 +193,7 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     access: dict[str, int] = {}
     releases: tuple[Release, ...] = ()
     workers: tuple[Worker, ...] = ()
+    estate: Estate | None = None
 
 
 class Clients(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,8 +267,10 @@ def decode(data: bytes) -> Master:
     return kept
 
 
-def descriptors(record: App) -> Iterator[int]:
-    """All that an app's part of the record names."""
+def heritage(record: App) -> Iterator[int]:
+    """All that an app's part of the record names, and that another process can be given by the vault."""
+    if record.estate is not None:
+        yield from (record.estate.give, record.estate.meeting, record.estate.roll_call)
     spawners = [release.spawner for release in record.releases if release.spawner is not None]
     everybody: list[Worker | Spawner] = [*record.workers, *spawners]
     for child in everybody:
@@ -266,9 +282,66 @@ def descriptors(record: App) -> Iterator[int]:
 
 def all_descriptors(record: Master) -> set[int]:
     """All that the record names."""
-    found = {fd for app in record.apps for fd in descriptors(app)}
+    found = {fd for app in record.apps for fd in heritage(app)}
+    found.update(app.estate.take for app in record.apps if app.estate is not None)
     if record.own is not None:
         found.update(record.own.passed)
         if (clients := record.own.clients) is not None:
             found.update((clients.listener, clients.lock, *clients.idle))
     return found - {NO_FD}
+
+
+def translated(record: App, fds: Mapping[int, int], take: int) -> App:
+    """The same with other descriptors in place of those of the process that wrote it; NO_FD where there is none.
+
+    `take` is the vault's taking end, which is not in the vault.
+    """
+
+    def here(fd: int) -> int:
+        return fds.get(fd, NO_FD)
+
+    def pipes(kept: Pipes) -> Pipes:
+        out, err = (replace(each, fd=here(each.fd)) for each in (kept.stdout, kept.stderr))
+        return Pipes(stdout=out, stderr=err)
+
+    def worker(kept: Worker) -> Worker:
+        return replace(kept, channel=here(kept.channel), pipes=pipes(kept.pipes), stacks=here(kept.stacks))
+
+    def release(kept: Release) -> Release:
+        if kept.spawner is None:
+            return kept
+        spawner = replace(kept.spawner, channel=here(kept.spawner.channel), pipes=pipes(kept.spawner.pipes))
+        return replace(kept, spawner=spawner)
+
+    assert record.estate is not None
+    estate = replace(
+        record.estate,
+        give=here(record.estate.give),
+        take=take,
+        meeting=here(record.estate.meeting),
+        roll_call=here(record.estate.roll_call),
+        tokens={here(fd): token for fd, token in record.estate.tokens.items() if fd in fds},
+    )
+    return replace(
+        record,
+        board=here(record.board),
+        relay=replace(record.relay, give=here(record.relay.give), take=here(record.relay.take)),
+        listeners=tuple(replace(each, fd=here(each.fd)) for each in record.listeners),
+        access={path: here(fd) for path, fd in record.access.items()},
+        releases=tuple(map(release, record.releases)),
+        workers=tuple(map(worker, record.workers)),
+        estate=estate,
+    )
+
+
+def without_secrets(record: App) -> App:
+    """The same without what `env_file` and credentials hold, which is read again by who needs it."""
+
+    def bare(place: Place) -> Place:
+        return replace(place, secrets={})
+
+    rollout = record.rollout
+    if (remembered := rollout.remembered) is not None:
+        rollout = replace(rollout, remembered=replace(remembered, place=bare(remembered.place)))
+    releases = tuple(replace(each, place=bare(each.place)) for each in record.releases)
+    return replace(record, releases=releases, rollout=rollout)

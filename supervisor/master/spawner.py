@@ -22,9 +22,20 @@ from supervisor.kernel.sockets import Listener
 from supervisor.master import record
 from supervisor.master.children import Child, Children
 from supervisor.master.confinement import confined, environment
+from supervisor.master.estate import Estate
 from supervisor.master.pipes import Pipes
 from supervisor.master.place import SPAWNER, Place
-from supervisor.messages.wire import Fork, Forked, ForkFailed, Imported, ImportFailed, Launch, encode, from_spawner
+from supervisor.messages.wire import (
+    Adopted,
+    Fork,
+    Forked,
+    ForkFailed,
+    Imported,
+    ImportFailed,
+    Launch,
+    encode,
+    from_spawner,
+)
 from supervisor.observe.journal import Journal
 
 FORK_TIMEOUT = 10.0  # seconds after which a spawner that does not answer is taken to hang
@@ -120,12 +131,21 @@ class Spawner:
         """It can fork now."""
         return self.has_imported and self._channel.fileno() >= 0
 
-    def launch(self, board: int, listeners: Sequence[Listener]) -> None:
-        """Tell what to import, and pass the board and the listening sockets."""
+    def launch(self, board: int, listeners: list[Listener], estate: Estate | None) -> None:
+        """Tell what to import, and pass the board, the listening sockets, and what is left to it if we are killed."""
         bound = tuple(listener.bound for listener in listeners)
-        message = Launch(self.settings, self.place.home, self.generation, bound, self._journal.log_format)
+        terms = estate.terms(listeners) if estate is not None else None
+        message = Launch(self.settings, self.place.home, self.generation, bound, self._journal.log_format, terms)
+        fds = [board, *(listener.fileno() for listener in listeners), *(estate.fds if estate is not None else ())]
+        self._send(message, fds)
+
+    def adopted(self, master: Adopted) -> None:
+        """Tell it who its master is now."""
+        self._send(master)
+
+    def _send(self, message: Launch | Adopted, fds: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):  # it died already: its end will be told
-            self._channel.send(encode(message), [board, *(listener.fileno() for listener in listeners)])
+            self._channel.send(encode(message), fds)
 
     def fork(self, request: Fork, fds: Sequence[int]) -> None:
         """Ask for a worker."""
@@ -216,4 +236,4 @@ class Spawner:
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
             self._reactor.remove_reader(self._channel.fileno())
-            self._channel.close()
+            self._channel.end()

@@ -6,17 +6,30 @@ done again: each worker of the record is watched, waits for its fork, or is look
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
-from supervisor.config.settings import AppSettings
+from supervisor.config.load import Source
+from supervisor.config.settings import AppSettings, Settings
 from supervisor.kernel.address import Fd, parse_address
 from supervisor.kernel.notify import listen_fds
 from supervisor.kernel.reactor import Reactor
 from supervisor.master import record
 from supervisor.master.app import App
 from supervisor.master.children import Children
+from supervisor.master.estate import Estate
 from supervisor.master.worker import Worker
 from supervisor.observe.journal import Journal
+
+
+def instance_key(source: Source | None, settings: Settings) -> str:
+    """The same for the same command in the same directory, so that a successor finds the same control path again."""
+    parts = [os.getcwd(), source.path or "" if source else ""]
+    for app in settings.apps:
+        parts += [app.name, app.app, *(() if source else app.bind)]
+    if source is not None:  # what stands in the file may change from one start to the next
+        parts += source.flags.get("bind", ())
+    return "\0".join(parts)
 
 
 def passed_descriptors(settings: Iterable[AppSettings]) -> tuple[int, ...]:
@@ -50,16 +63,21 @@ def state_of(app: App) -> record.App:
         access=app.access.state(),
         releases=app.releases.state(),
         workers=tuple(worker.state() for worker in app.workers.values()),
+        estate=app.estate.state() if app.estate is not None else None,
     )
 
 
 class Successor:
     """Makes a new `App` go on with one of a record. `take` first for all apps, then `go_on` for each."""
 
-    def __init__(self, reactor: Reactor, children: Children, journal: Journal) -> None:
+    def __init__(
+        self, reactor: Reactor, children: Children, journal: Journal, *, control: str = "", grace: float = 0.0
+    ) -> None:
         self._reactor = reactor
         self._children = children
         self._journal = journal
+        self._control = control
+        self._grace = grace
 
     def take(self, app: App, kept: record.App) -> None:
         """Take over what it has and knows; nothing is asked of anybody."""
@@ -69,6 +87,8 @@ class Successor:
         app.told_state = kept.state
         app.board.resume(kept.board, [each.row for each in kept.workers if each.number not in waiting])
         app.relay.resume(kept.relay)
+        if kept.estate is not None:
+            app.estate = Estate.resumed(self._control, self._grace, kept.estate)
         app.access.resume(kept.access)
         app.accounts.resume(kept.accounts)
         app.watch.restraint.budget = kept.budget

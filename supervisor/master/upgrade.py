@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -69,11 +69,13 @@ class Upgrade:
         self._reactor.call_later(0, self._wait)
         return self.status
 
-    def resume(self, status: UpgradeStatus) -> UpgradeStatus:
+    def resume(self, status: UpgradeStatus) -> None:
         """We are the new code, and have taken over."""
         seconds = round(self._reactor.now() - status.began, 3)
         self.status = replace(status, to=__version__, verdict="done", reason="", seconds=seconds)
-        return self.status
+        text = f"holdfast {__version__} goes on in place of {status.from_}, after {seconds:.2f} s"
+        ends: dict[str, Any] = {"from": status.from_, "to": __version__, "seconds": seconds}
+        self._journal.event("master.upgraded", text, pid=os.getpid(), **ends)
 
     def refuse(self, reason: str) -> None:
         """It comes to nothing; all goes on."""

@@ -30,6 +30,7 @@ from supervisor.master.inquiry import Inquiry, OnAnswer
 from supervisor.master.pipes import Pipes
 from supervisor.messages.wire import (
     Admit,
+    Adopted,
     Allow,
     BootFailed,
     Drain,
@@ -228,6 +229,12 @@ class Worker:
         if self._is_doomed:
             self._child.kill()
 
+    def adopted(self, master: Adopted) -> None:
+        """Tell it who its master is now; take in what it has said, and look on the board whether it is there."""
+        self._send(master)
+        self._on_message()
+        self._look_for_it()
+
     def not_asked_for(self, reason: str) -> None:
         """It is not wanted any more, or can't be had, before its fork was asked for."""
         self.passed()
@@ -392,4 +399,4 @@ class Worker:
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
             self._reactor.remove_reader(self._channel.fileno())
-            self._channel.close()
+            self._channel.end()

@@ -19,14 +19,39 @@ Host = Annotated[str, msgspec.Meta(max_length=256)]
 """An IP address with its zone, or the path of a Unix socket (unix(7) allows 108 bytes)."""
 
 
+class Estate(msgspec.Struct, frozen=True):
+    """What a master leaves to its spawners and workers, should it be killed: for the next master, or to be cleared.
+
+    Descriptors: the taking end of its vault, the rendezvous's socket, the roll call, its stderr.
+    """
+
+    pid: int
+    started: int  # with the pid it names one process (`procfs.start_ticks`)
+    uid: int
+    grace: float  # seconds that the next one has to come
+    control: str  # the control path
+    files: tuple[tuple[str, int], ...]  # socket files that the master has made, and their inodes
+
+
 class Launch(msgspec.Struct, frozen=True, tag=True):
-    """Master to a new spawner. Descriptors: the board, then one listening socket for each of `listeners`."""
+    """Master to a new spawner.
+
+    Descriptors: the board, one listening socket for each of `listeners`, then those of the estate, if there is one.
+    """
 
     settings: AppSettings
     home: str  # the release's directory, resolved: where the app runs and is imported from
     generation: int
     listeners: tuple[str, ...]  # the address each listening socket is bound to, as people write it
     log_format: LogFormat
+    estate: Estate | None = None
+
+
+class Adopted(msgspec.Struct, frozen=True, tag=True):
+    """A new master to a spawner or worker of one that was killed: we are this process."""
+
+    pid: int
+    started: int
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -227,9 +252,9 @@ class ReopenLogs(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: write the access log to the descriptor beside this message from now on."""
 
 
-ToSpawner = Launch | Fork
+ToSpawner = Launch | Fork | Adopted
 FromSpawner = Imported | ImportFailed | Forked | ForkFailed
-ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs | Survey
+ToWorker = Admit | Inherit | Lend | Drain | Allow | Probe | Show | ReopenLogs | Survey | Adopted
 FromWorker = (
     Ready
     | Waiting

@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import select
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -27,6 +29,7 @@ from supervisor.kernel.signalstack import widen_signal_stack
 from supervisor.kernel.stacks import DUMP, SHOW
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
+    Adopted,
     Fork,
     Forked,
     ForkFailed,
@@ -41,7 +44,9 @@ from supervisor.serve.edge.tls import Tls, load_tls
 from supervisor.spawner.importing import LoadedApp, load_app, load_hooks, prepare
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.output import guard_standard_streams
-from supervisor.worker.process import Seat, run
+from supervisor.worker.process import run
+from supervisor.worker.seat import Seat
+from supervisor.worker.trustee import Trustee
 
 CHANNEL_FD = 3
 
@@ -56,6 +61,7 @@ class Release:
     loaded: LoadedApp | None
     hooks: WorkerHooks | None  # None: the workers import them, as they do the app
     tls: Tls | None
+    trustee: Trustee | None
 
 
 def main() -> int:
@@ -100,6 +106,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
     settings = launch.settings
     start = os.getcwd()
     tls = load_tls(settings)
+    trustee = _trustee(launch, fds)
     prepare(settings, launch.home)
     loaded = hooks = None
     if settings.preload != "off" and not threads:
@@ -124,7 +131,7 @@ def _import(launch: Launch, fds: list[int], threads: tuple[str, ...], channel: C
         seconds=loaded.seconds if loaded else 0.0,
     )
     _tell(channel, answer)
-    return Release(launch, fds[0], tuple(fds[1:]), loaded, hooks, tls)
+    return Release(launch, fds[0], tuple(fds[1 : 1 + len(launch.listeners)]), loaded, hooks, tls, trustee)
 
 
 def _clear_method_cache() -> None:
@@ -158,9 +165,12 @@ def _resumed(arguments: list[str]) -> tuple[Launch, list[int], tuple[str, ...]]:
 
 def _attend(channel: Channel, release: Release) -> Seat | None:
     """Fork until the master is gone (None). In a worker, returns its seat."""
-    while (received := channel.receive()) is not None:
+    while (received := _next(channel, release.trustee)) is not None:
         data, fds = received
         request = to_spawner(data)
+        if isinstance(request, Adopted) and release.trustee is not None:
+            release.trustee.obey(request.pid, request.started)
+            continue
         assert isinstance(request, Fork)
         try:
             if release.hooks is not None:
@@ -180,6 +190,44 @@ def _attend(channel: Channel, release: Release) -> Seat | None:
         for fd in fds:
             os.close(fd)
     return None
+
+
+def _next(channel: Channel, trustee: Trustee | None) -> tuple[bytes, list[int]] | None:
+    """The next message; None when there is no master, or none has come in the place of one that was killed."""
+    if trustee is not None and _is_forsaken(channel, trustee):
+        trustee.clean_up()
+        return None
+    return channel.receive()
+
+
+def _is_forsaken(channel: Channel, trustee: Trustee) -> bool:
+    """Wait for a message, also of another master. True when there is no master and the time is over."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    if trustee.has_master:
+        poll.register(trustee.watched, select.POLLIN)
+        if any(fd == channel.fileno() for fd, _ready in poll.poll()):
+            return False
+        poll.unregister(trustee.watched)
+    poll.register(trustee.meeting, select.POLLIN)
+    deadline = time.monotonic() + trustee.estate.grace
+    while (left := deadline - time.monotonic()) > 0:
+        ready = [fd for fd, _ready in poll.poll(left * 1000)]
+        if channel.fileno() in ready:
+            return False
+        if ready:
+            trustee.answer()
+    return True
+
+
+def _trustee(launch: Launch, fds: list[int]) -> Trustee | None:
+    if launch.estate is None:
+        return None
+    trustee = Trustee(
+        launch.estate, fds[1 + len(launch.listeners) :], launch.log_format, launch.settings.name, launch.generation
+    )
+    trustee.be_counted()
+    return trustee
 
 
 def _tell(channel: Channel, message: FromSpawner) -> None:
@@ -238,6 +286,7 @@ def _seat(release: Release, request: Fork, fds: list[int]) -> Seat:
         stderr=stderr,
         stacks=stacks,
         access_log=access[0] if access else None,
+        trustee=release.trustee,
         tls=release.tls,
         worker=_info(release, request),
         load=lambda: _app_of(release),

@@ -16,13 +16,10 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import uvloop
 
-from supervisor.config.settings import AppSettings, Interface, LogFormat
 from supervisor.errors import AppError, ProtocolError
 from supervisor.kernel.board import Cell, WorkerState, open_row
 from supervisor.kernel.channel import Channel
@@ -30,6 +27,7 @@ from supervisor.kernel.memory import let_go_of_zeros
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
     Admit,
+    Adopted,
     Allow,
     BootFailed,
     Drain,
@@ -53,41 +51,20 @@ from supervisor.messages.wire import (
 )
 from supervisor.serve.access.line import Writer
 from supervisor.serve.access.log import AccessLog
-from supervisor.serve.edge.tls import Tls
 from supervisor.serve.service import Service
 from supervisor.worker.acceptor import Acceptor
 from supervisor.worker.admission import Admission
 from supervisor.worker.heartbeat import Heartbeat
-from supervisor.worker.hooks import WorkerHooks, WorkerInfo
+from supervisor.worker.hooks import WorkerHooks
 from supervisor.worker.inheritor import Inheritor
+from supervisor.worker.orphan import Orphan
 from supervisor.worker.output import count_drops
+from supervisor.worker.seat import Seat
 from supervisor.worker.witness import Witness
 
 FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
 ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
 PROBES = 3  # times that a worker which serves is asked whether it is still ready, before it counts as not
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """What a new worker finds on its chair. Numbers of `board`, `listeners`, ... are descriptors it owns."""
-
-    settings: AppSettings
-    generation: int
-    slot: int
-    row: int
-    board: int
-    listeners: tuple[int, ...]
-    log_format: LogFormat
-    channel: int
-    stdout: int
-    stderr: int
-    stacks: int
-    access_log: int | None
-    tls: Tls | None
-    worker: WorkerInfo
-    load: Callable[[], tuple[object, Interface]]
-    load_hooks: Callable[[], WorkerHooks]
 
 
 def run(seat: Seat) -> int:
@@ -133,6 +110,7 @@ class Worker:
         asyncio.set_event_loop(self._loop)
         self._witness = Witness(seat.stacks, self._loop)
         self._heartbeat = Heartbeat(self._loop, self._row)
+        self._orphan = Orphan(self._loop, seat.trustee, seat.slot, self) if seat.trustee is not None else None
         self._service: Service | None = None
         self._acceptor: Acceptor | None = None
         self._inheritor: Inheritor | None = None
@@ -153,6 +131,8 @@ class Worker:
         loop.add_reader(self._channel.fileno(), self._on_message)
         loop.add_signal_handler(signal.SIGTERM, self._leave, Drain(self._seat.settings.drain_timeout, None))
         self._heartbeat.start()
+        if self._orphan is not None:
+            self._orphan.watch()
         try:
             self._arrive()
             loop.run_until_complete(self._boot())
@@ -192,6 +172,8 @@ class Worker:
 
     def _take_leave(self, status: int) -> int:
         """`on_worker_exit`, if it had come to `on_worker_start`; a failure of it shows in the exit status."""
+        if self._orphan is not None:
+            self._orphan.take_leave()
         try:
             if self._has_begun:
                 self._call("on_worker_exit")
@@ -296,7 +278,7 @@ class Worker:
             if received is None:
                 self._loop.remove_reader(self._channel.fileno())
                 print("holdfast: the master is gone; this worker finishes what it has and leaves", file=sys.stderr)
-                self._leave(Drain(self._seat.settings.drain_timeout, None, sweep=True))
+                self.forsaken()
                 return
             data, fds = received
             try:
@@ -320,11 +302,17 @@ class Worker:
                 self._survey(message)
             elif isinstance(message, Probe) and self._service is not None:
                 self._probing = self._loop.create_task(self._probe(self._service))
-            elif isinstance(message, Admit) and self._service is not None and not self.is_leaving:
+            elif isinstance(message, Adopted) and self._orphan is not None:
+                self._orphan.obey(message)
+            elif isinstance(message, Admit) and self._service is not None and not (self.is_leaving or self._acceptor):
                 self._take_connections(self._service)
                 self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
             for fd in fds:
                 os.close(fd)
+
+    def forsaken(self) -> None:
+        """There is no master, and will be none: finish and leave."""
+        self._leave(Drain(self._seat.settings.drain_timeout, None, sweep=True))
 
     def _survey(self, asked: Survey) -> None:
         from supervisor.worker import survey  # with tracemalloc and all: for those who are asked

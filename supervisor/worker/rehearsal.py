@@ -26,7 +26,8 @@ from supervisor.messages.wire import Drain, Ready, encode, from_worker
 from supervisor.serve.edge.tls import Tls
 from supervisor.worker.hooks import WorkerHooks, WorkerInfo
 from supervisor.worker.output import count_drops
-from supervisor.worker.process import Seat, Worker
+from supervisor.worker.process import Worker
+from supervisor.worker.seat import Seat
 
 PATIENCE = 1.0  # seconds; it is stopped where it is then
 
@@ -91,6 +92,7 @@ def _seat(
         stderr=2,
         stacks=-1,  # nobody asks
         access_log=None,
+        trustee=None,
         tls=tls,
         worker=WorkerInfo(settings.name, 0, 0),
         load=load,

@@ -102,6 +102,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "control": ('"/run/c.sock"', "/run/c.sock", f'"{"x" * 108}"', "1 to 107 bytes"),
     "control_group": ('"ops:full"', ControlGroup("ops", may_command=True), '"ops:all"', "GROUP:read or GROUP:full"),
     "pidfile": ('"/run/p"', "/run/p", "5", "a path"),
+    "orphan_grace": ('"5m"', 300.0, "-1", "seconds"),
     "crash_dir": ('"/var/crashes"', "/var/crashes", "5", "a path"),
 }
 

@@ -228,7 +228,7 @@ def test_a_stop_in_the_midst_of_a_hand_over_ends_every_connection_as_a_stop_does
 
 def test_after_a_kill_of_the_master_in_a_hand_over_nothing_stays(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    with site.cluster("-w", "1", "--drain-timeout", "2") as cluster, idlers(cluster, 200):
+    with site.cluster("-w", "1", "--drain-timeout", "2", "--orphan-grace", "0") as cluster, idlers(cluster, 200):
         site.write("second")
         cluster.kill(signal.SIGUSR2)
         until("the new worker there", lambda: any(w["generation"] == 2 for w in cluster.app()["workers"]))

@@ -213,7 +213,8 @@ def test_no_process_socket_file_or_shared_memory_is_left_in_any_case(
     shared_memory = set(os.listdir("/dev/shm"))
     arguments = ("-w", "2", "--pidfile", str(tmp_path / "pid"), "--bind", f"unix:{tmp_path}/web.sock")
     with deeds(tmp_path, *arguments) as cluster:
-        assert list(files(tmp_path)) == ["control.sock", "control.sock.lock", "pid", "web.sock"]
+        own = ["control.sock", "control.sock.0", "control.sock.lock", "control.sock.state"]
+        assert list(files(tmp_path)) == [*own, "pid", "web.sock"]
         situation(cluster)
         stop_and_time(cluster, number)
         assert refuses(cluster)
@@ -249,7 +250,7 @@ def test_a_command_that_the_app_left_running_does_not_hold_up_the_end(tmp_path: 
 
 
 def test_after_a_kill_of_the_master_its_workers_finish_what_they_have_and_leave(tmp_path: Path) -> None:
-    with deeds(tmp_path, "-w", "2") as cluster, in_flight(cluster, 1.0) as talk:
+    with deeds(tmp_path, "-w", "2", "--orphan-grace", "0") as cluster, in_flight(cluster, 1.0) as talk:
         cluster.kill(signal.SIGKILL)
         cluster.wait_exit()
         until("new connections refused", lambda: refuses(cluster))
@@ -260,7 +261,7 @@ def test_after_a_kill_of_the_master_its_workers_finish_what_they_have_and_leave(
 
 
 def test_after_a_kill_of_the_master_idle_connections_keep_no_worker_beyond_drain_timeout(tmp_path: Path) -> None:
-    with deeds(tmp_path, "-w", "2", "--drain-timeout", "1") as cluster, Talk(cluster) as talk:
+    with deeds(tmp_path, "-w", "2", "--orphan-grace", "0", "--drain-timeout", "1") as cluster, Talk(cluster) as talk:
         talk.send("/print?first").answer()
         cluster.kill(signal.SIGKILL)
         cluster.wait_exit()
@@ -268,7 +269,7 @@ def test_after_a_kill_of_the_master_idle_connections_keep_no_worker_beyond_drain
 
 
 def test_after_a_kill_of_the_master_while_workers_boot_and_a_spawner_imports_nothing_stays(tmp_path: Path) -> None:
-    with deeds(tmp_path, "-w", "2", env={"IMPORT_SECONDS": "0.5"}) as cluster:
+    with deeds(tmp_path, "-w", "2", "--orphan-grace", "0", env={"IMPORT_SECONDS": "0.5"}) as cluster:
         begin_a_roll(cluster)
         cluster.kill(signal.SIGKILL)
         cluster.wait_exit()
