@@ -14,7 +14,7 @@ STAMPS = {
     "master/crashes.py": "when a worker crashed",
     "master/pipes.py": "when a line was printed, for a crash report",
     "observe/journal.py": "when an event happened",
-    "serve/logline.py": "an access log line's own time",
+    "serve/access/line.py": "an access log line's own time",
     "serve/service.py": "Date headers and the access log",
 }
 
