@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import mmap
 import os
 import struct
@@ -108,16 +109,24 @@ class Board:
 
     def __init__(self, name: str) -> None:
         self.fd = -1
-        self._use(os.memfd_create(f"holdfast-board-{name}", os.MFD_CLOEXEC), ())
+        fd = os.memfd_create(f"holdfast-board-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, ROWS * ROW_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # to read beyond its end would kill the master
+        self._use(fd, ())
 
     def resume(self, fd: int, taken: Collection[int]) -> None:
-        """Go on with another board, on which these rows are taken; none of ours may be."""
+        """Go on with another board, on which these rows are taken; none of ours may be. Raises `SurroundingsError`."""
+        try:
+            is_sealed = bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+        except OSError:
+            is_sealed = False
+        if not is_sealed or os.fstat(fd).st_size < ROWS * ROW_BYTES:
+            raise SurroundingsError("a board was expected, and is something else")
         self.close()
         self._use(fd, taken)
 
     def _use(self, fd: int, taken: Collection[int]) -> None:
         self.fd = fd
-        os.ftruncate(fd, ROWS * ROW_BYTES)
         self._map = mmap.mmap(fd, ROWS * ROW_BYTES)
         self._cells: memoryview[int] = memoryview(self._map).cast("Q")
         self._free = [number for number in range(ROWS - 1, -1, -1) if number not in taken]

@@ -202,10 +202,9 @@ class Worker:
 
     def resume(self, kept: record.Worker) -> None:
         """Be this worker, that an earlier master has asked for, in place of the one that was wanted. `find` is next."""
-        self._theirs.close()
         self._close_channel()
-        self._stacks.close()
-        self.pipes.close()
+        for mine in (self._theirs, self._stacks, self.pipes):
+            mine.close()
         self._board.release(self.row_number)
         self.row_number = kept.row
         self.row = self._board.row(kept.row)
@@ -213,8 +212,7 @@ class Worker:
         self._stacks = StackRecord("", kept.stacks)
         self._inquiry = Inquiry(self, self._stacks, self._reactor)
         self._why, self._is_doomed, self._waiting_for = kept.why, kept.is_doomed, kept.waiting_for
-        self.is_dismissed = kept.is_dismissed
-        self._dropped, self._started = kept.dropped, kept.started
+        self.is_dismissed, self._dropped, self._started = kept.is_dismissed, kept.dropped, kept.started
         self.began, self.boot_failure, self.interface = kept.began, kept.boot_failure, kept.interface
         self.is_leaving, self.is_admitted, self.limits = kept.is_leaving, kept.is_admitted, kept.limits
         self._early = list(map(from_worker, kept.early))

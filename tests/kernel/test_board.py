@@ -138,3 +138,21 @@ def test_a_private_row_has_the_same_cells() -> None:
     row[Cell.HEARTBEAT_NS] = 2**63
     assert len(row) == Cell.END
     assert row[Cell.HEARTBEAT_NS] == 2**63
+
+
+def test_another_master_goes_on_with_a_board_and_with_nothing_else() -> None:
+    first = Board("first")
+    number = first.take()
+    first.row(number)[Cell.STARTED] = 7
+    second = Board("second")
+    second.resume(os.dup(first.fd), [number])
+    assert second.row(number)[Cell.STARTED] == 7
+    assert second.take() != number
+    impostor = os.memfd_create("short")
+    with pytest.raises(SurroundingsError, match="a board was expected"):
+        second.resume(impostor, [])
+    with pytest.raises(PermissionError):
+        os.ftruncate(first.fd, 0)
+    os.close(impostor)
+    first.close()
+    second.close()

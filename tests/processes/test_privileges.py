@@ -198,3 +198,25 @@ def test_the_app_may_open_its_own_output_by_its_path(site: Path) -> None:
     with cluster(site, "--user", "nobody", "--env-file", "shop.env") as web:
         until("the app's line", lambda: "says told-by-the-app-itself" in web.output)
         assert "env_file shop.env is open to other users (mode 0644): chmod 600 shop.env" in web.log
+
+
+def test_a_new_master_of_root_s_adopts_another_user_s_workers_and_no_secret_lies_in_a_file(site: Path) -> None:
+    (site / "secrets").write_text("SECRET=between-us\n")
+    (site / "secrets").chmod(0o600)
+    with cluster(site, "--user", "nobody", "--env-file", str(site / "secrets")) as web:
+        before = web.workers()[0]["pid"]
+        web.kill(signal.SIGKILL)
+        web.wait_exit()
+        state = Path(f"{web.control}.state")
+        assert state.stat().st_mode & 0o777 == 0o600
+        assert b"between-us" not in state.read_bytes()
+        web.start().wait_ready()
+        assert web.workers()[0]["pid"] == before
+        assert web.ctl("upgrade").returncode == 0
+        os.kill(before, signal.SIGKILL)
+        until("another worker", lambda: [w["state"] for w in web.workers() if w["pid"] != before] == ["ready"])
+        found = ask(web.bind).json()
+        assert found["environ"]["SECRET"] == "between-us"
+        assert found["status"]["Uid"].split()[0] == str(NOBODY.pw_uid)
+        assert web.roll()["verdict"] == "committed"
+        assert ask(web.bind).json()["environ"]["SECRET"] == "between-us"
