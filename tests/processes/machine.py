@@ -44,15 +44,17 @@ set -e
 mount --make-rprivate /
 mount -t proc proc /proc
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount --bind "$1" /mnt
-for folder in /run /srv /tmp /var/tmp /var/log; do mount -t tmpfs -o mode=0755 tmpfs $folder; done
+mount -t tmpfs -o mode=0755 tmpfs /mnt
+mkdir /mnt/machine /mnt/python /mnt/holdfast /mnt/packages /mnt/web
+mount --bind "$1" /mnt/machine
+mount --bind "$2" /mnt/python
+mount --bind "$3" /mnt/holdfast
+mount --bind "$4" /mnt/packages
+mount --move /mnt /srv  # all at once: what they are bound from may be hidden from here on
+for folder in /run /tmp /var/tmp /var/log; do mount -t tmpfs -o mode=0755 tmpfs $folder; done
 chmod 1777 /tmp /var/tmp
 ip link set lo up
-mkdir -p /srv/machine /srv/python /srv/holdfast /srv/packages /srv/web /run/systemd/journald.conf.d
-mount --move /mnt /srv/machine
-mount --bind "$2" /srv/python
-mount --bind "$3" /srv/holdfast
-mount --bind "$4" /srv/packages
+mkdir -p /run/systemd/journald.conf.d
 printf '[Journal]\\nReadKMsg=no\\nForwardToConsole=no\\n' >/run/systemd/journald.conf.d/test.conf
 cp -r /srv/machine/web/. /srv/web/
 cp -r /srv/machine/units /run/units

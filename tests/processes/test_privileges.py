@@ -107,6 +107,18 @@ def test_an_upgraded_master_still_starts_everything_as_the_user(site: Path) -> N
         assert ask(web.bind).json()["environ"]["SECRET"] == "hunter2"
 
 
+def test_workers_of_another_user_are_adopted(site: Path) -> None:
+    with cluster(site, "--user", "nobody") as web:
+        before = web.workers()
+        web.kill(signal.SIGKILL)
+        web.wait_exit()
+        web.start()
+        until("adopted", lambda: web.workers() and "master.adopted" in web.log)
+        assert [worker["pid"] for worker in web.workers()] == [worker["pid"] for worker in before]
+        assert web.ctl("reload").returncode == 0
+        assert ask(web.bind).json()["status"]["Uid"].split()[0] == str(NOBODY.pw_uid)
+
+
 def test_root_that_stays_root_is_warned_once(site: Path) -> None:
     with cluster(site) as web:
         assert web.log.count("runs as root, with all that its code imports: web; name a user") == 1

@@ -258,6 +258,7 @@ def test_a_killed_master_is_started_again_and_no_connection_is_refused(service: 
     nobody_was_turned_off(report)
     assert service.show("StatusText").startswith("web: 2/2 ready")
     assert service.show("NFileDescriptorStore") == "1"
+    assert f"adopted from the master that was killed (pid {pid})" in service.machine.journal("holdfast")
 
 
 def test_a_master_that_hangs_is_started_again_by_the_watchdog(service: Service) -> None:
