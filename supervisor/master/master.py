@@ -324,6 +324,7 @@ class Master:
             self._journal.event("log", text, level="error")
 
     def _reopen_logs(self) -> None:
+        self._legacy.touch()
         for app in self._apps.values():
             try:
                 app.reopen_logs()
