@@ -165,7 +165,7 @@ def _resumed(arguments: list[str]) -> tuple[Launch, list[int], tuple[str, ...]]:
 
 def _attend(channel: Channel, release: Release) -> Seat | None:
     """Fork until the master is gone (None). In a worker, returns its seat."""
-    while (received := _next(channel, release.trustee)) is not None:
+    while (received := _next(channel, release)) is not None:
         data, fds = received
         request = to_spawner(data)
         if isinstance(request, Adopted) and release.trustee is not None:
@@ -192,9 +192,12 @@ def _attend(channel: Channel, release: Release) -> Seat | None:
     return None
 
 
-def _next(channel: Channel, trustee: Trustee | None) -> tuple[bytes, list[int]] | None:
+def _next(channel: Channel, release: Release) -> tuple[bytes, list[int]] | None:
     """The next message; None when there is no master, or none has come in the place of one that was killed."""
+    trustee = release.trustee
     if trustee is not None and _is_forsaken(channel, trustee):
+        for fd in release.listeners:
+            os.close(fd)
         trustee.clean_up()
         return None
     return channel.receive()

@@ -49,6 +49,7 @@ class Orphan:
     def take_leave(self) -> None:
         """The worker's end."""
         if self._is_orphaned or not self._trustee.has_master:
+            self._stop_waiting()
             self._trustee.clean_up()
 
     def _watch(self) -> None:

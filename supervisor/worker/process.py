@@ -173,6 +173,8 @@ class Worker:
     def _take_leave(self, status: int) -> int:
         """`on_worker_exit`, if it had come to `on_worker_start`; a failure of it shows in the exit status."""
         if self._orphan is not None:
+            for fd in () if self._acceptor is not None else self._seat.listeners:
+                os.close(fd)  # it was never admitted
             self._orphan.take_leave()
         try:
             if self._has_begun:

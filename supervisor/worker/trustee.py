@@ -87,7 +87,12 @@ class Trustee:
                 os.write(self._stderr, line[: select.PIPE_BUF - 1] + b"\n")
 
     def clean_up(self) -> None:
-        """To be called by who leaves without a master."""
+        """To be called by who leaves without a master, and has closed its listening sockets.
+
+        The vault's copies of them are closed with the last who has it: before the files go, and a new master comes.
+        """
+        os.close(self._vault)
+        self.meeting.close()
         if self._is_last():
             _clean_up(self.estate)
 

@@ -172,7 +172,7 @@ def test_killed_in_the_middle_of_a_roll_the_old_release_serves_on(tmp_path: Path
         with Load(cluster.bind, connections=8) as load:
             cluster.kill(signal.SIGUSR2)
             sign = "roll.canary" if bake == "5" else "roll.started"
-            until("half a roll", lambda: sign in cluster.log)
+            until("half a roll", lambda: sign in cluster.log and cluster.app()["state"] == "rolling")
             kill_master(cluster)
             cluster.start()
             until("the verdict", lambda: (cluster.app() or {}).get("state") == "running")
