@@ -189,7 +189,8 @@ def test_all_checks_run_and_tests_of_processes_come_last_and_alone(machine: Mach
         "== mypy scripts/fuzzing",
         "== lint-imports",
         "== pytest -n 2 --ignore=tests/processes",
-        "== pytest -n 3 tests/processes",
+        "== pytest -n 3 -m not alone tests/processes",
+        "== pytest -m alone tests/processes",
     ]
 
 

@@ -19,6 +19,8 @@ from tests.processes.cluster import Cluster
 from tests.processes.releases import NO_BYTECODE
 from tests.processes.web import dial, read_rest, read_until
 
+pytestmark = pytest.mark.alone
+
 SIZE = COUNT * len(PIECE)
 ALLOWED = 5_000_000  # bytes of memory above an idle worker
 WINDOW = 256 * 1024  # of the client's socket

@@ -10,10 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from supervisor.kernel.board import ROW_BYTES, ROWS
 from tests.processes.cluster import Cluster, until
 from tests.processes.deeds import deeds, ready, spawners, told
 from tests.processes.load import Load, Report
+
+pytestmark = pytest.mark.alone
 
 SECONDS = 20.0
 WORKERS = 6

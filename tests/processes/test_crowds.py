@@ -19,6 +19,8 @@ from tests.processes.cluster import Cluster, until
 from tests.processes.load import ROOT
 from tests.processes.web import dial, read_until
 
+pytestmark = pytest.mark.alone
+
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 IDLE = 10_000
 SLOW = 500

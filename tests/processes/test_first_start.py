@@ -210,7 +210,14 @@ def test_a_stale_control_socket_and_a_stale_pidfile_are_replaced(tmp_path: Path)
     killed.start().wait_ready().kill(signal.SIGKILL)
     killed.wait_exit()
     killed.kill_everything()
-    assert list(files(tmp_path)) == ["control.sock", "control.sock.lock", "pid", "web.sock"]
+    assert list(files(tmp_path)) == [
+        "control.sock",
+        "control.sock.0",
+        "control.sock.lock",
+        "control.sock.state",
+        "pid",
+        "web.sock",
+    ]
     assert int(pidfile.read_text()) == killed.pid
     with deeds(tmp_path, *arguments) as cluster:
         assert int(pidfile.read_text()) == cluster.pid

@@ -19,6 +19,8 @@ import pytest
 from tests.processes.cluster import Cluster, until
 from tests.processes.releases import NO_BYTECODE
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 4
 PAGE = 4096
 PRESENT, NUMBER = 1 << 63, (1 << 55) - 1  # of a word in /proc/PID/pagemap, proc_pid_pagemap(5)

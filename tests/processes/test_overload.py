@@ -12,9 +12,13 @@ import time
 from pathlib import Path
 from typing import TypedDict
 
+import pytest
+
 from tests.processes.cluster import Cluster, until
 from tests.processes.load import Load
 from tests.processes.web import Visitor, ask
+
+pytestmark = pytest.mark.alone
 
 APP = Path(__file__).with_name("overload_app.py")
 IMPATIENT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "impatient_load.py"

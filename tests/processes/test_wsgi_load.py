@@ -15,6 +15,8 @@ from tests.processes.cluster import Cluster
 from tests.processes.releases import NO_BYTECODE
 from tests.processes.web import dial
 
+pytestmark = pytest.mark.alone
+
 APP = """
 import time
 
