@@ -15,6 +15,7 @@ STAMPS = {
     "master/pipes.py": "when a line was printed, for a crash report",
     "observe/journal.py": "when an event happened",
     "serve/access/line.py": "an access log line's own time",
+    "worker/trustee.py": "when the master was found dead",
     "serve/service.py": "Date headers and the access log",
 }
 
