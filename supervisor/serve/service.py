@@ -166,13 +166,17 @@ class Service:
 
     def feel(self, lag: float) -> None:
         """A tick of the loop came so many seconds late."""
-        if isinstance(self.bridge, AsgiBridge):
-            self.bridge.turns.feel(lag)
+        (self.bridge.turns if isinstance(self.bridge, AsgiBridge) else self.bridge).feel(lag)
+
+    def kept_waiting(self, seconds: float) -> None:
+        """A connection has waited so long to be taken. Inline that is how late the loop is for requests."""
+        if not self.owns_loop:
+            self.feel(seconds)
 
     @property
     def is_queueing(self) -> bool:
         """Whether requests wait for their turn."""
-        return isinstance(self.bridge, AsgiBridge) and self.bridge.turns.has_line
+        return (self.bridge.turns if isinstance(self.bridge, AsgiBridge) else self.bridge).has_line
 
     @property
     def owns_loop(self) -> bool:

@@ -63,6 +63,8 @@ class Taker(Protocol):
 
     def keeps_up(self) -> bool: ...
 
+    def kept_waiting(self, seconds: float) -> None: ...
+
     def has_place(self) -> bool: ...
 
     def accepted(self, sock: socket.socket, peer: object, here: object) -> None: ...
@@ -201,7 +203,7 @@ class Acceptor:
             self.pause()
             self._be_patient()
             return False
-        if taker.load + self._silent() >= taker.capacity and not self._doubts():
+        if taker.load + self._silent() >= taker.capacity and not (taker.is_queueing or self._doubts()):
             self._look_away()
             self._loop.call_later(FIRST_REQUEST_PAUSE, self._look_again)
             return False
@@ -276,7 +278,9 @@ class Acceptor:
         self._taken += 1
         if (now := self._loop.time()) >= self._ask_at:
             self._ask_at = now + ASK_EVERY
-            self._is_behind = silence(sock) > BEHIND
+            waited = silence(sock)
+            self._is_behind = waited > BEHIND
+            self._taker.kept_waiting(waited)
         self._awaited = max(self._awaited, self._row[_STARTED]) + 1
         self._taker.accepted(sock, peer, door.here)
         return True

@@ -131,6 +131,19 @@ def test_wsgi_requests_are_turned_away_when_all_threads_are_held_for_too_long(tm
         assert cluster.app()["totals"]["shed"] > 0
 
 
+def test_inline_wsgi_requests_are_turned_away_when_the_event_loop_has_no_time_for_them(tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "wsgi", "-w", "1", "--threads", "1", "--exempt-paths", "/health") as cluster:
+        peak = impatient(cluster, 16, "/block?0.01")
+        crowd = impatient(cluster, 300, "/block?0.01")
+        assert crowd["ok_per_s"] > 0.8 * peak["ok_per_s"], (peak, crowd)
+        assert crowd["p99_s"] < 1.0
+        assert ask(cluster.bind, "/health").status == 200
+        totals = cluster.app()["totals"]
+        assert totals["shed"] > 0
+        assert totals["lost"] == 0
+        assert ask(cluster.bind, "/?after").text == "after"
+
+
 def shares(cluster: Cluster) -> list[int]:
     return [worker["connections"] for worker in cluster.workers()]
 

@@ -27,6 +27,7 @@ class Taker:
         self.is_held = False
         self.lets_wait = False
         self.places = 100
+        self.longest_wait = 0.0
         self.socks: list[socket.socket] = []
 
     @property
@@ -38,6 +39,9 @@ class Taker:
 
     def keeps_up(self) -> bool:
         return self.is_quick
+
+    def kept_waiting(self, seconds: float) -> None:
+        self.longest_wait = max(self.longest_wait, seconds)
 
     def has_place(self) -> bool:
         return len(self.socks) < self.places

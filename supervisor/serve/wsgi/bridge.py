@@ -21,7 +21,9 @@ from supervisor.serve.access.trace import Trace
 from supervisor.serve.faults import ClientDisconnectedError
 from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Lines, render_text
 from supervisor.serve.http1.body import SizedBody
+from supervisor.serve.patience import arrival
 from supervisor.serve.wsgi.environ import Environ, Environs, set_length
+from supervisor.serve.wsgi.inline import Inline
 from supervisor.serve.wsgi.pool import Pool
 from supervisor.serve.wsgi.result import Result
 from supervisor.serve.wsgi.upload import Gathered, Upload
@@ -53,6 +55,8 @@ class WsgiBridge:
             self.pool = Pool(
                 settings.threads, service.loop, settings.name, self.recorder, self._on_idle, service.patience
             )
+        self.inline = Inline(service.loop, service.patience)
+        self.lets_wait = service.lets_wait
         self.open = WsgiExchange
         self._on_room = on_room
         self._was_full = False
@@ -87,11 +91,24 @@ class WsgiBridge:
 
     def is_running(self) -> bool:
         """Whether app code is running, or waits for a thread."""
-        return self.pool is not None and not self._given_up and self.pool.is_running()
+        if self.pool is None:
+            return self.inline.has_line
+        return not self._given_up and self.pool.is_running()
+
+    @property
+    def has_line(self) -> bool:
+        """Whether requests wait for the event loop to have time for them."""
+        return self.inline.has_line
+
+    def feel(self, lag: float) -> None:
+        """The loop has come so many seconds late."""
+        if self.pool is None and self.lets_wait:
+            self.inline.feel(lag)
 
     def cut(self) -> None:
         """Threads can't be stopped; they are daemons and end with the process."""
         self._given_up = True
+        self.inline.clear()
 
     def close(self) -> None:
         """Let the threads end."""
@@ -183,8 +200,10 @@ class WsgiExchange(Answer):
             if not self._submitted:
                 self._submitted = True  # `_submit`, written out
                 pool = self.bridge.pool
-                if pool is None:
-                    self._run_inline()
+                if pool is None and not self.bridge.inline.is_careful:
+                    self.run_inline()
+                elif pool is None:
+                    self.bridge.inline.run(self)
                 else:
                     pool.jobs.append(self)
                     if not pool.is_waking:
@@ -239,8 +258,22 @@ class WsgiExchange(Answer):
             self._left = True
             self.connection.tally.leave()
 
+    @property
+    def is_ending(self) -> bool:
+        """See `Line`."""
+        return self.connection.eof
+
+    def queue(self) -> None:
+        """It stands in line for the event loop."""
+        self._submitted = False
+        self.since = arrival(self.connection, self.since)
+
+    def unqueue(self) -> None:
+        """Its turn has come."""
+        self._submitted = True
+
     def turn_away(self) -> None:
-        """No thread was free for too long."""
+        """No thread was free for too long, nor the event loop."""
         if isinstance(self.body, Gathered):
             self.body.close()
         self.leave()
@@ -263,13 +296,14 @@ class WsgiExchange(Answer):
         self._submitted = True
         pool = self.bridge.pool
         if pool is None:
-            self._run_inline()
+            self.bridge.inline.run(self)
         else:
             pool.jobs.append(self)
             if not pool.is_waking:
                 pool.wake_soon()
 
-    def _run_inline(self) -> None:
+    def run_inline(self) -> None:
+        """Now, in the event loop."""
         bridge, label = self.bridge, self.connection.label
         if label is not bridge.client:  # the recorder's `enter`, written out
             bridge.client = label
