@@ -262,6 +262,9 @@ class Client:
     def getpeername(self) -> tuple[str, int]:
         return self.address
 
+    def setblocking(self, _is_blocking: bool) -> None:
+        """It never blocks."""
+
     def fileno(self) -> int:
         return id(self)
 
