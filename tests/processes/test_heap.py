@@ -96,13 +96,13 @@ def test_the_loop_goes_on_turning_though_there_is_much_to_count(tmp_path: Path) 
 
 def test_one_survey_at_a_time_and_refusals_are_kind(tmp_path: Path) -> None:
     with leaking(tmp_path, "app") as cluster:
-        with begun(cluster, "--json", "heap", "web:1", "--diff", "3") as first:
-            ends = time.monotonic() + 10
+        with begun(cluster, "--json", "heap", "web:1", "--diff", "8") as first:
+            ends = time.monotonic() + 20
             while "already" not in (said := cluster.ctl("heap", "web:1", "--diff", "0").stderr):
                 assert time.monotonic() < ends, said
             assert said.splitlines()[-1].startswith("holdfastctl: worker 1 is being looked at already")
-            answer, _ = first.communicate(timeout=20)
-            assert json.loads(answer)["seconds"] == pytest.approx(3, abs=1)
+            answer, _ = first.communicate(timeout=40)
+            assert json.loads(answer)["seconds"] == pytest.approx(8, abs=2)
         assert "one worker, such as web:1, not web" in cluster.ctl("heap", "web", "--diff", "0").stderr
         assert "there is no worker web:9" in cluster.ctl("heap", "web:9", "--diff", "0").stderr
 
