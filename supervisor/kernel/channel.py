@@ -64,9 +64,8 @@ class Channel:
         Raises `BlockingIOError` when nothing waits, and `OSError` (EMFILE), with the message lost, when this process
         may not have as many descriptors as came with it.
         """
-        space = socket.CMSG_SPACE(MAX_FDS * 4)
         try:
-            data, ancillary, flags, _address = self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _address = self._receive()
         except ConnectionError:
             return None
         fds = array.array("i")
@@ -80,6 +79,14 @@ class Channel:
                 raise OSError(errno.EMFILE, "no room for the descriptors of a message")
             return None
         return data, list(fds)
+
+    def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        space = socket.CMSG_SPACE(MAX_FDS * 4)
+        try:
+            return self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            # A peer that left something unread is told of once, and before what it had sent itself.
+            return self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
 
     def unsent(self) -> int:
         """0 when all that was sent from this end has been received, be it by whoever (SIOCOUTQ)."""

@@ -146,6 +146,15 @@ def test_a_peer_that_left_with_messages_unread_is_an_end_too(ends: Ends) -> None
     wait_for(lambda: right.receive() is None)
 
 
+def test_what_a_peer_sent_that_left_with_messages_unread_is_still_read(ends: Ends) -> None:
+    here, there = ends
+    here.send(b"unread")
+    there.send(b"last words")
+    there.close()
+    assert here.receive() == (b"last words", [])
+    assert here.receive() is None
+
+
 def test_sending_to_a_peer_that_is_gone_raises(ends: Ends) -> None:
     left, right = ends
     right.close()
