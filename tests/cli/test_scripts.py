@@ -173,7 +173,7 @@ def test_nothing_is_installed_twice_until_the_requirements_change(machine: Machi
     assert len(machine.installed()) == 4
 
 
-def test_all_checks_run_and_tests_of_processes_come_last_and_alone(machine: Machine) -> None:
+def test_all_checks_run_and_what_measures_comes_last_and_alone(machine: Machine) -> None:
     machine.put_venv()
     done = machine.run("test")
     assert done.returncode == 0, done.stderr
@@ -190,7 +190,7 @@ def test_all_checks_run_and_tests_of_processes_come_last_and_alone(machine: Mach
         "== lint-imports",
         "== pytest -n 2 --ignore=tests/processes",
         "== pytest -n 3 -m not alone tests/processes",
-        "== pytest -m alone tests/processes",
+        "== pytest -n 0 -m alone tests/processes",
     ]
 
 
