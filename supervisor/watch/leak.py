@@ -21,8 +21,8 @@ become three times as steep; only when the longest scale has seen it end may ano
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
-from statistics import median
 
 from msgspec import Struct
 
@@ -169,3 +169,10 @@ def theil_sen(points: tuple[int, ...]) -> float:
     """The median of the slopes of all pairs, a step of one point apart counting as 1."""
     count = len(points)
     return median((points[b] - points[a]) / (b - a) for a in range(count) for b in range(a + 1, count))
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one, or the mean of the two in the middle. (`statistics` has it, and costs the master a megabyte.)"""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
