@@ -7,7 +7,6 @@ start, but for what the file says by then; and it returns nothing that it has no
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -119,6 +118,8 @@ def _document(where: str, text: str | bytes | None) -> Table:
     """The TOML document; one mistake of syntax hides all else, so it is raised alone."""
     if text is None:
         return {}
+    import tomllib  # a master without a settings file keeps its 0.2 MB
+
     try:
         return tomllib.loads(text if isinstance(text, str) else text.decode())
     except UnicodeDecodeError as error:

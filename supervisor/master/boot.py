@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
 from typing import NoReturn
 
 import msgspec
@@ -103,5 +102,7 @@ def _run(settings: Settings, source: Source | None, kept: record.Master | None =
 
 def _tell_error(journal: Journal, error: Exception) -> None:
     """An error of the master's own: told with its traceback, one line for each of the traceback's."""
+    import traceback  # and the tokenizer with it: 0.2 MB that a healthy master never needs
+
     for line in "".join(traceback.format_exception(error)).splitlines():
         journal.event("log", line, level="error")
