@@ -29,6 +29,7 @@ WORKERS = 4
 MOST_WORKERS = 6
 BLOCK_S = 1.5
 STOP_S = 2.0
+AWAY_S = 2.0  # at most, between one master and the next
 WHOLE_S = 60.0
 PATIENCE_S = 900.0  # of the load, and with what other work on the machine keeps from running
 CLIENT_STALL_S = 15.0  # head_timeout; body_timeout is longer
@@ -73,7 +74,7 @@ class Size:
     at_s: float
     master_rss: int
     master_fds: int
-    cluster_pss: int
+    cluster_anon: int  # PSS of anonymous memory: of files, a part depends on who else has them mapped
     cluster_fds: int
     processes: int
 
@@ -133,6 +134,14 @@ def kill_the_spawner(cluster: Cluster, _chance: random.Random) -> None:
     kill_spawner(cluster)
 
 
+def kill_master(cluster: Cluster, chance: random.Random) -> None:
+    """And start another, which finds the workers serving."""
+    cluster.kill(signal.SIGKILL)
+    cluster.wait_exit()
+    time.sleep(chance.uniform(0.0, AWAY_S))
+    cluster.start().wait_ready(WHOLE_S)
+
+
 def scale(cluster: Cluster, chance: random.Random) -> None:
     """To another number, and back."""
     for count in (chance.choice([WORKERS - 2, WORKERS - 1, WORKERS + 1, MOST_WORKERS]), WORKERS):
@@ -169,6 +178,7 @@ KINDS = (
     Kind("upgrade of the master", 3, upgrade),
     Kind("kill -9 of a worker", 4, kill_worker, kills=True),
     Kind("kill -9 of the spawner", 1, kill_the_spawner),
+    Kind("kill -9 of the master, and a new one", 2, kill_master),
     Kind("scale to 2, 3, 5 or 6 workers and back", 3, scale),
     Kind(f"an event loop blocked for {BLOCK_S:g} s", 2, block),
     Kind(f"a worker stopped for {STOP_S:g} s", 1, stop_and_continue),
@@ -191,7 +201,7 @@ def size(cluster: Cluster, at_s: float) -> Size:
         at_s,
         master_rss=_kb(cluster.pid, "status", "VmRSS:"),
         master_fds=_open(cluster.pid),
-        cluster_pss=sum(_kb(pid, "smaps_rollup", "Pss:") for pid in pids),
+        cluster_anon=sum(_kb(pid, "smaps_rollup", "Pss_Anon:") for pid in pids),
         cluster_fds=sum(map(_open, pids)),
         processes=len(pids),
     )
@@ -269,7 +279,6 @@ def run(folder: Path, seconds: float, seed: int, *, connections: int, tell: Call
     for name in ("deeds_app.py", "echo_app.py"):
         shutil.copy(HERE / name, folder)
     with Cluster(folder, "deeds_app:app", *ARGUMENTS) as cluster, Lookout(cluster, soak) as lookout:
-        pid = cluster.pid
         load = Load(
             cluster.bind,
             connections=connections,
@@ -288,11 +297,12 @@ def run(folder: Path, seconds: float, seed: int, *, connections: int, tell: Call
             soak.clients = load.stop()
             soak.seconds = time.monotonic() - began
         log = cluster.log
-        if cluster.pid != pid or cluster.exit_code is not None:
-            soak.failures.append("the master is not the one it was")
+        if cluster.exit_code is not None:
+            soak.failures.append(f"the master has ended with {cluster.exit_code}")
         if "Traceback" in log.replace("no_such_module", ""):
             soak.failures.extend(line for line in log.splitlines() if "Error" in line and "no_such_module" not in line)
-        exits = [line for line in log.splitlines() if " worker.exited " in line and "SIGKILL" in line]
+        # By a kill: who leaves is told as information, and how an adopted worker ends its master can't know.
+        exits = [line for line in log.splitlines() if " worker.exited " in line and " error " in line]
         soak.killed, soak.told_lost = len(exits), sum(event_lost(line) for line in exits)
         soak.log = (folder / "stderr").read_bytes()
     soak.failures += judge(soak)
@@ -367,7 +377,7 @@ def growths(sizes: Sequence[Size]) -> dict[str, Growth]:
     return {
         "the master's RSS, MiB": growth([each.master_rss / 2**20 for each in sizes]),
         "the master's descriptors": growth([each.master_fds for each in sizes]),
-        "all processes' PSS, MiB": growth([each.cluster_pss / 2**20 for each in sizes]),
+        "all processes' own memory, MiB": growth([each.cluster_anon / 2**20 for each in sizes]),
         "all processes' descriptors": growth([each.cluster_fds for each in sizes]),
         "processes": growth([each.processes for each in sizes]),
     }

@@ -15,7 +15,7 @@ MIB = 2**20
 
 def sizes(count: int, **last: int) -> list[Size]:
     """Constant but for what is named, which grows evenly to `last`."""
-    start = {"master_rss": 20 * MIB, "master_fds": 40, "cluster_pss": 90 * MIB, "cluster_fds": 120, "processes": 6}
+    start = {"master_rss": 20 * MIB, "master_fds": 40, "cluster_anon": 90 * MIB, "cluster_fds": 120, "processes": 6}
     return [
         Size(at_s=at, **{name: value + (last.get(name, value) - value) * at // count for name, value in start.items()})
         for at in range(count)
