@@ -72,9 +72,19 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    environment: Environment, peer: Peer, core: int | None, app: str, workers: int, threads: int
+    environment: Environment,
+    peer: Peer,
+    core: int | None,
+    app: str,
+    workers: int,
+    threads: int,
+    *,
+    unasked: bool = False,
 ) -> Iterator[Server]:
-    """Start a server, all its processes on one core if one is named. Raises `UnavailableError`."""
+    """Start a server, all its processes on one core if one is named. Raises `UnavailableError`.
+
+    It has answered once by then, or, `unasked`, only accepts connections.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         launch = Launch(app, _free_port(), Path(folder), workers, threads)
         command = peer.command(environment, launch)
@@ -87,7 +97,7 @@ def running(
             )
         server = Server(process, launch.port)
         try:
-            _wait_until_listening(server, log)
+            _wait_until_listening(server, log, unasked)
             yield server
         finally:
             _stop(server)
@@ -105,11 +115,14 @@ def check(server: Server, path: str, post_bytes: int, expected: bytes) -> None:
         )
 
 
-def _wait_until_listening(server: Server, log: Path) -> None:
+def _wait_until_listening(server: Server, log: Path, unasked: bool) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and server.process.poll() is None:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            server.ask("/")
+            if unasked:
+                socket.create_connection(("127.0.0.1", server.port), timeout=1.0).close()
+            else:
+                server.ask("/")
             return
         time.sleep(0.05)
     ended = server.process.returncode
