@@ -5,7 +5,8 @@ looked at every `LOOK_EVERY` seconds.
 
     LOOP       the message `Show`, for a loop that turns: all threads and tasks              within LOOP_TIME
     SIGNAL     the signal `SHOW`, for Python code that blocks, sleeps or waits: the same     within SIGNAL_TIME
-    NATIVE     the signal `DUMP`, for C code, which lets no Python run: the threads alone    within NATIVE_TIME
+    NATIVE     the signal `DUMP`, for C code, which lets no Python run: the threads,
+               and from the flight recorder the requests under way                           within NATIVE_TIME
 
 What comes first is first tried, because faulthandler reads the frames of other threads while they may run.
 """
@@ -29,6 +30,11 @@ LOOP_TIME = 0.25
 SIGNAL_TIME = 0.15
 NATIVE_TIME = 1.5
 STILL = 0.05  # seconds without a further byte, after which faulthandler has said all
+
+WITHOUT_TASKS = (
+    "the stacks of its tasks are not shown: only Python code could walk through them, and its main thread is in C "
+    "code, which lets no Python run meanwhile"
+)
 
 OnAnswer = Callable[[Stacks], None]
 
@@ -104,11 +110,12 @@ class Inquiry:
 
     def _native(self) -> Stacks:
         threads = parse_dump(self._record.read().decode("utf-8", "backslashreplace"))
-        if not threads:
+        if threads:
+            stacks = Stacks(how="native", threads=threads, note=WITHOUT_TASKS)
+        else:
             state = procfs.state(self._worker.pid)
-            return Stacks(how="none", note=f"it does not answer{f': {state}' if state else ''}")
-        note = "its tasks are not shown: its main thread is in C code, and runs no Python meanwhile"
-        return with_requests(Stacks(how="native", threads=threads, note=note), self._worker.flight())
+            stacks = Stacks(how="none", note=f"it does not answer{f': {state}' if state else ''}")
+        return with_requests(stacks, self._worker.flight())
 
     def _answer(self, stacks: Stacks) -> None:
         waiting, self._waiting = self._waiting, []

@@ -46,6 +46,18 @@ class TaskStack(msgspec.Struct, frozen=True, kw_only=True):
     serving: Serving | None = None
 
 
+Doing = Literal["runs", "may run", "waits", "in a thread"]
+"""Where a request on record is: in the loop, and on it now; there, and perhaps on it; there, suspended; in a thread."""
+
+
+class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that the app has not answered yet, as the flight recorder has it. `client` is an address, or empty."""
+
+    serving: Serving
+    doing: Doing
+    client: str = ""
+
+
 How = Literal["loop", "interrupted", "native", "none"]
 """Who has taken them: the worker's loop, its main thread wherever it was, faulthandler, or nobody."""
 
@@ -53,13 +65,16 @@ How = Literal["loop", "interrupted", "native", "none"]
 class Stacks(msgspec.Struct, frozen=True, kw_only=True):
     """All threads, the loop's first, and all tasks; None: could not be asked for. `note` says what is missing, and why.
 
-    `left_out`: tasks beyond what one answer holds.
+    `left_out`: tasks beyond what one answer holds. `requests` stand in for tasks that are None; `others` is how many
+    more there are, not yet with the app or too many for the recorder.
     """
 
     how: How
     threads: tuple[ThreadStack, ...] = ()
     tasks: tuple[TaskStack, ...] | None = None
     left_out: int = 0
+    requests: tuple[UnderWay, ...] = ()
+    others: int = 0
     note: str = ""
 
     @property

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 import supervisor
 from supervisor.kernel.source import Sources
-from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack, WorkerStacks
+from supervisor.messages.stacks import Doing, Frame, Serving, Stacks, TaskStack, ThreadStack, UnderWay, WorkerStacks
 from supervisor.observe.flight import Flight
+from supervisor.observe.flight import Serving as OnRecord
 
 MAX_LINES = 200  # of the stacks in one event
 
@@ -25,6 +26,12 @@ _FATAL = "Fatal Python error: "
 _OURS = os.path.dirname(supervisor.__file__) + "/"
 _NOT_THE_APPS = re.compile(r"(^|/)(site|dist)-packages/|(^|/)lib(64)?/python3[^/]*/|^<frozen ")
 _CALLS_THE_APP = re.compile(rf"^<frozen |^{re.escape(_OURS)}|/python3[^/]*/(runpy|threading)\.py$")
+_DOING: dict[Doing, str] = {
+    "runs": "holds the event loop",
+    "may run": "waits, or holds the event loop",
+    "waits": "waits",
+    "in a thread": "in a thread",
+}
 _IDLE_IN = (os.path.join(_OURS, "serve/wsgi/pool.py"), "_work")  # a thread of the pool without a request
 
 
@@ -68,9 +75,13 @@ def with_sources(stacks: Stacks, sources: Sources) -> Stacks:
 
 
 def with_requests(stacks: Stacks, flight: Flight) -> Stacks:
-    """What faulthandler has written, with the requests that the worker's flight recorder has for its threads."""
+    """What was to be had without the worker's Python, with the requests that its flight recorder has: for the threads,
+    and, in place of the tasks, all."""
     threads = tuple(replace(each, serving=_on_record(each, flight)) for each in stacks.threads)
-    return replace(stacks, threads=threads)
+    requests = tuple(
+        UnderWay(serving=_serving(each), doing=_doing(each, flight), client=each.client) for each in flight.requests
+    )
+    return replace(stacks, threads=threads, requests=requests, others=flight.others)
 
 
 def own_frame(frames: tuple[Frame, ...], home: str) -> Frame | None:
@@ -117,6 +128,9 @@ def stacks_text(worker: WorkerStacks) -> Iterator[str]:
     for task in stacks.tasks or ():
         yield from _task_lines(task)
         yield ""
+    if stacks.requests or stacks.others:
+        yield from _request_lines(stacks)
+        yield ""
     if stacks.left_out:
         yield f"{stacks.left_out} tasks more, which one answer has no room for"
     if stacks.note:
@@ -128,9 +142,28 @@ def _on_record(thread: ThreadStack, flight: Flight) -> Serving | None:
         found = flight.running if flight.is_certain else None
     else:
         found = flight.in_thread(int(thread.name, 16)) if thread.name.startswith("0x") else None
-    if found is None:
-        return None
+    return None if found is None else _serving(found)
+
+
+def _serving(found: OnRecord) -> Serving:
     return Serving(method=found.method, path=found.path, age_s=found.age_s, request_id=found.request_id)
+
+
+def _doing(found: OnRecord, flight: Flight) -> Doing:
+    if found.thread:
+        return "in a thread"
+    if not flight.is_certain:
+        return "may run"
+    return "runs" if found is flight.running else "waits"
+
+
+def _request_lines(stacks: Stacks) -> Iterator[str]:
+    yield "requests under way, from the flight recorder:"
+    for each in stacks.requests:
+        client = f" from {each.client}" if each.client else ""
+        yield f"  {request_text(each.serving)}{client}: {_DOING[each.doing]}"
+    if stacks.others:
+        yield f"  and {stacks.others} more, not yet with the app or too many for the recorder"
 
 
 def _with_sources(frames: tuple[Frame, ...], sources: Sources) -> tuple[Frame, ...]:

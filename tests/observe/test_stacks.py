@@ -141,6 +141,25 @@ def test_the_flight_recorder_names_the_requests_of_native_threads() -> None:
     assert with_requests(stacks, Flight(running, False)).threads[0].serving is None, "what is not certain is not told"
 
 
+def test_the_flight_recorder_has_all_requests_in_place_of_the_tasks() -> None:
+    running, waiting = OnRecord("GET", "/a", "192.0.2.1:99", 2.0, "4f"), OnRecord("GET", "/b", "", 3.0)
+    in_thread = OnRecord("PUT", "/c", "", 1.0, thread=0x1F)
+    stacks = with_requests(Stacks(how="native", threads=(LOOP,)), Flight(running, True, (waiting, in_thread), 2))
+    assert _of_worker(stacks)[3:] == [
+        "  /srv/shop/app.py:3 in nap: time.sleep(9)",
+        "",
+        "requests under way, from the flight recorder:",
+        "  GET /a (2.0 s, id 4f) from 192.0.2.1:99: holds the event loop",
+        "  GET /b (3.0 s): waits",
+        "  PUT /c (1.0 s): in a thread",
+        "  and 2 more, not yet with the app or too many for the recorder",
+        "",
+    ]
+    unsure = with_requests(Stacks(how="none"), Flight(None, False, (waiting, running)))
+    assert [each.doing for each in unsure.requests] == ["may run", "may run"]
+    assert msgspec.json.decode(msgspec.json.encode(unsure), type=Stacks) == unsure
+
+
 def test_all_of_a_worker_as_text() -> None:
     task = TaskStack(
         name="request",
@@ -148,16 +167,7 @@ def test_all_of_a_worker_as_text() -> None:
         frames=(Frame("/a.py", 1, "f"),),
         serving=Serving(method="GET", path="/", age_s=1.0),
     )
-    worker = WorkerStacks(
-        app="web",
-        slot=1,
-        pid=7,
-        generation=2,
-        state="serving",
-        blocked_s=0.0,
-        stacks=Stacks(how="loop", threads=(LOOP,), tasks=(task,), note="so it is"),
-    )
-    assert list(stacks_text(worker)) == [
+    assert _of_worker(Stacks(how="loop", threads=(LOOP,), tasks=(task,), note="so it is")) == [
         "web:1, pid 7, generation 2, serving",
         "",
         "the loop's thread MainThread:",
@@ -168,3 +178,8 @@ def test_all_of_a_worker_as_text() -> None:
         "",
         "note: so it is",
     ]
+
+
+def _of_worker(stacks: Stacks) -> list[str]:
+    worker = WorkerStacks(app="web", slot=1, pid=7, generation=2, state="serving", blocked_s=0.0, stacks=stacks)
+    return list(stacks_text(worker))

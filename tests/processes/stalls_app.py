@@ -1,8 +1,8 @@
 """Apps that block: `app` by ASGI, `wsgi` by WSGI. The path says how, the query for how many seconds.
 
-`/nap` sleeps on the loop, `/later` does so after having waited, `/lock` waits for a lock that another thread holds,
-`/sum` computes in C code that keeps the interpreter, `/regex` matches for ever, `/wait` waits as one should, `/slowly`
-sends a byte now and then, `/pid` answers.
+`/nap` sleeps on the loop, `/later` after having waited, `/lock` waits for a lock that another thread holds, `/sum`
+computes in C code that keeps the interpreter, `/endless` for ever, `/endless-later` after having waited, `/regex`
+matches for ever, `/wait` waits as one should, `/slowly` sends a byte now and then, `/pid` answers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def block(path: str, amount: float) -> None:
         HELD.acquire(timeout=amount)
     elif path == "/sum":
         add_up(int(amount * 50_000_000))
+    elif path in ("/endless", "/endless-later"):
+        add_up(10**10)
     elif path == "/regex":
         re.match("(a+)+$", "a" * 60 + "b")
 
@@ -49,7 +51,7 @@ async def app(
         if step == "lifespan.shutdown":
             return
     path, amount = scope["path"], float(scope["query_string"] or 0)
-    if path in ("/wait", "/later"):
+    if path in ("/wait", "/later", "/endless-later"):
         await asyncio.sleep(amount if path == "/wait" else 0.05)
     block(path, amount)
     body = b"%d" % os.getpid()

@@ -93,7 +93,7 @@ def test_c_code_that_keeps_the_interpreter_is_shown_by_its_thread_and_the_answer
         stacks = stack(cluster)["stacks"]
         assert stacks["how"] == "native"
         assert stacks["tasks"] is None
-        assert "runs no Python meanwhile" in stacks["note"]
+        assert "lets no Python run meanwhile" in stacks["note"]
         (main,) = [thread for thread in stacks["threads"] if thread["runs_loop"]]
         assert main["frames"][-1] == {
             "file": str(tmp_path.resolve() / "stalls_app.py"),
@@ -102,6 +102,42 @@ def test_c_code_that_keeps_the_interpreter_is_shown_by_its_thread_and_the_answer
             "source": "return sum(range(count))",
         }
         assert main["serving"]["path"] == "/sum"
+        assert [it["serving"]["path"] for it in stacks["requests"]] == ["/sum"]
+
+
+def test_in_place_of_the_tasks_the_answer_lists_every_request_and_who_holds_the_loop(tmp_path: Path) -> None:
+    waiting = ["/wait?50"] * 3
+    with doing(tmp_path, "-w", "1", *QUIET) as cluster, asked(cluster, *waiting):
+        until("under way", lambda: cluster.workers()[0]["inflight"] == 3)
+        with asked(cluster, "/endless"):  # sum(range(10**10))
+            until("blocked", lambda: stack(cluster)["blocked_s"] > 0.2)
+            with asked(cluster, "/later"):  # which the loop has not even read
+                stacks = stack(cluster)["stacks"]
+                text = cluster.ctl("stack", "web:1").stdout
+    assert [(it["serving"]["path"], it["doing"]) for it in stacks["requests"]] == [
+        ("/endless", "runs"),
+        *[("/wait", "waits")] * 3,
+    ]
+    assert all(it["client"].startswith("127.0.0.1") for it in stacks["requests"])
+    (main,) = [thread for thread in stacks["threads"] if thread["runs_loop"]]
+    assert main["frames"][-1]["source"] == "return sum(range(count))"
+    listed = text.partition("requests under way")[2]
+    assert 0 < listed.index("GET /endless (") < listed.index("GET /wait (")
+    assert ": holds the event loop\n" in listed
+    assert "lets no Python run" in text
+
+
+def test_of_requests_that_have_waited_the_answer_does_not_guess_which_holds_the_loop(tmp_path: Path) -> None:
+    with doing(tmp_path, "-w", "1", *QUIET) as cluster, asked(cluster, "/wait?50"):
+        until("under way", lambda: cluster.workers()[0]["inflight"] == 1)
+        with asked(cluster, "/endless-later"):
+            until("blocked", lambda: stack(cluster)["blocked_s"] > 0.2)
+            stacks = stack(cluster)["stacks"]
+    assert sorted((it["serving"]["path"], it["doing"]) for it in stacks["requests"]) == [
+        ("/endless-later", "may run"),
+        ("/wait", "may run"),
+    ]
+    assert stacks["threads"][0]["serving"] is None
 
 
 def test_a_match_without_an_end_is_shown(tmp_path: Path) -> None:
@@ -125,11 +161,13 @@ def _at_work(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_stopped_process_answers_nothing_and_the_command_says_why(tmp_path: Path) -> None:
-    with doing(tmp_path, "-w", "1", *QUIET) as cluster:
+    with doing(tmp_path, "-w", "1", *QUIET) as cluster, asked(cluster, "/wait?50"):
+        until("under way", lambda: cluster.workers()[0]["inflight"] == 1)
         pid = cluster.workers()[0]["pid"]
         os.kill(pid, signal.SIGSTOP)
         stacks = stack(cluster)["stacks"]
         assert (stacks["how"], stacks["note"]) == ("none", "it does not answer: T (stopped)")
+        assert [it["serving"]["path"] for it in stacks["requests"]] == ["/wait"]
         os.kill(pid, signal.SIGCONT)
         assert stack(cluster)["stacks"]["how"] == "loop"
         assert told(cluster, "worker.exited") == []
