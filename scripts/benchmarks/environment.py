@@ -6,6 +6,8 @@ Invariant: what can't be installed is `UnavailableError` with a one-line reason,
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,16 @@ class Environment:
         """pip compiles what it installs, but no checkout; compiling at each start would leave memory behind that the
         others do not have."""
         _run([str(self.bin / "python"), "-m", "compileall", "-q", str(ROOT / "supervisor")], "compileall")
+
+    def go_program(self, source: Path) -> Path:
+        """The program of one Go file, compiled unless that was done since the file changed."""
+        go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
+        if go is None:
+            raise UnavailableError("not installed (apt install golang-go)")
+        program = self.path / f"{source.stem}-go"
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            _run([go, "build", "-o", str(program), str(source)], "go build")
+        return program
 
     def version(self, distribution: str) -> str:
         """The installed version, or nothing when it is none of Python's."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,15 +163,7 @@ def _nginx(_: Environment, launch: Launch) -> list[str]:
 
 
 def _go(environment: Environment, launch: Launch) -> list[str]:
-    go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
-    if go is None:
-        raise UnavailableError("not installed (apt install golang-go)")
-    binary = environment.path / "reference-go"
-    if not binary.exists() or binary.stat().st_mtime < GO_SOURCE.stat().st_mtime:
-        built = subprocess.run([go, "build", "-o", binary, GO_SOURCE], capture_output=True, text=True, check=False)
-        if built.returncode:
-            raise UnavailableError(f"go build: {built.stderr.strip().splitlines()[-1]}")
-    return ["env", f"GOMAXPROCS={launch.workers}", str(binary), launch.address]
+    return ["env", f"GOMAXPROCS={launch.workers}", str(environment.go_program(GO_SOURCE)), launch.address]
 
 
 _GUNICORN = (("gunicorn[fast]", "uvloop"), ("gunicorn", "uvloop"))

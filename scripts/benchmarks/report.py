@@ -41,7 +41,7 @@ def speed_table(scenario: Scenario, all_figures: Sequence[Figures]) -> str:
             continue
         rows.append(_speed_row(figures, ours))
         notes += _doubts(figures)
-    lines = [f"{scenario.name}: {scenario.about}", *_aligned(rows), *notes]
+    lines = [f"{scenario.name}: {scenario.about}", *aligned(rows), *notes]
     return "\n".join([*lines, *_verdict(all_figures, ours)])
 
 
@@ -122,7 +122,7 @@ def master_table(found: Sequence[Idle]) -> str:
     note = (
         f"  {1e6 * each_s:.0f} µs for each worker and second; 1,000 workers would take {100 * thousand:.1f} % of a core"
     )
-    return "\n".join([f"master: CPU time in {found[0].seconds:.0f} s, all workers idle", *_aligned(rows), note])
+    return "\n".join([f"master: CPU time in {found[0].seconds:.0f} s, all workers idle", *aligned(rows), note])
 
 
 def master_object(found: Sequence[Idle]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def memory_table(found: dict[str, Memory | str], workers: int) -> str:
     skipped = [f"  {name}: skipped, {each}" for name, each in found.items() if isinstance(each, str)]
     used = max((memory.requests for memory in measured.values()), default=0)
     what = f"a FastAPI app after up to {used:,} requests" if used else "an idle FastAPI app"
-    return "\n".join([f"memory: {what}, {workers} workers, all processes", *_aligned(rows), *skipped])
+    return "\n".join([f"memory: {what}, {workers} workers, all processes", *aligned(rows), *skipped])
 
 
 def memory_object(found: dict[str, Memory | str]) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def crowd_table(kind: str, size: int, all_figures: Sequence[CrowdFigures]) -> st
         )
         errors = sum(each.errors for each in figures.rounds)
         notes += [f"  {figures.server}: {errors} requests got no answer"] if errors else []
-    return "\n".join([f"crowd: {_CROWDS[kind].format(size=size)}, and others' requests", *_aligned(rows), *notes])
+    return "\n".join([f"crowd: {_CROWDS[kind].format(size=size)}, and others' requests", *aligned(rows), *notes])
 
 
 def crowd_object(kind: str, size: int, all_figures: Sequence[CrowdFigures]) -> dict[str, Any]:
@@ -199,7 +199,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _aligned(rows: Sequence[Row]) -> list[str]:
+def aligned(rows: Sequence[Row]) -> list[str]:
+    """A line a row, its first cell to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  "
