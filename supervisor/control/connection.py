@@ -1,10 +1,12 @@
 """One client of the control API: bytes through h11, whole requests to `respond`, answers and events back.
 
 Invariant: nothing a client does blocks or grows the master. What it sends is read in small pieces and bounded, one
-request is answered at a time, no new one is read before the last answer has left, and every phase ends:
+request is answered in a step of the lane, no more is read before that answer has left, what takes long to make is made
+in `Slices`, and every phase ends:
 
     READING    a whole request has to arrive          within REQUEST_TIMEOUT
-    WAITING    the master makes the answer            as long as it takes, which whoever makes it bounds
+    MAKING     the answer is made, a slice at a time  as long as it takes, which ends by itself
+    WAITING    somebody else makes the answer         as long as it takes, which whoever makes it bounds
     ANSWERING  the answer leaves                      some of it every STUCK_TIMEOUT
     STREAMING  events leave as they happen            some of them every STUCK_TIMEOUT, when there are any
     LINGERING  the last answer has left, the client's rest is thrown away, so that the kernel does not answer it
@@ -15,32 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import importlib
 import socket
-import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from supervisor.control.backlog import Backlog
-from supervisor.control.routes import NDJSON, Answer, Follow, Later, Request, error, event_line
+from supervisor.control.feed import dropped_line
+from supervisor.control.routes import NDJSON, Answer, Follow, Gradual, Later, Reply, Request, error, mishap
+from supervisor.control.slices import Slices
 from supervisor.errors import RefusedError
 from supervisor.kernel.lane import Lane
 from supervisor.kernel.reactor import Timer
-from supervisor.messages.events import Event
 
 if TYPE_CHECKING:
     import h11
 else:
-
-    class _Unloaded:
-        """Becomes h11 once there is a client: with dataclasses and inspect it is 1.5 MB of the master's."""
-
-        def __getattr__(self, name: str) -> object:
-            globals()["h11"] = importlib.import_module("h11")
-            return getattr(h11, name)
-
-    h11 = _Unloaded()
+    from supervisor.control.loading import h11
 
 READ_BYTES = 1024  # a body in chunks of one byte each takes 0.7 ms to parse; also how far a head may pass MAX_HEAD
 MAX_HEAD = 16 * 1024
@@ -52,27 +44,15 @@ REQUEST_TIMEOUT = 5.0
 STUCK_TIMEOUT = 30.0
 LINGER_TIMEOUT = 1.0
 
-_HEAVY = ("inspect", "dataclasses", "http", "h11")  # each takes the ones before it, and some milliseconds
-
-Respond = Callable[[Request], Answer | Follow | Later]
+Respond = Callable[[Request], Reply]
 Subscribe = Callable[[Callable[[bytes], None]], Callable[[], None]]
-
-
-def import_next() -> bool:
-    """Import one more of the modules that take long, which the master has no use for before its first client.
-
-    False when all are there.
-    """
-    missing = next((name for name in _HEAVY if name not in sys.modules), None)
-    if missing is not None:
-        importlib.import_module(missing)
-    return missing is not None
 
 
 class Phase(enum.Enum):
     """Where a connection stands; see the module's docstring."""
 
     READING = enum.auto()
+    MAKING = enum.auto()
     WAITING = enum.auto()
     ANSWERING = enum.auto()
     STREAMING = enum.auto()
@@ -102,12 +82,14 @@ class Connection:
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._wire = bytearray()  # framed, not yet taken by the kernel
-        self._backlog = Backlog(_notice)
+        self._slices: Slices | None = None  # of an answer that is made, or of what a stream begins with
+        self._made = bytearray()
+        self._backlog = Backlog(dropped_line)
         self._unsubscribe: Callable[[], None] | None = None
         self._flush_planned = False
         self._last = False  # the server is closing: nothing more is read
         self._due: float | None = None
-        self._since = lane.now()
+        self.since = lane.now()  # when the client last did what it had to do next
         self.has_asked = False  # for anything, ever
         self._timer: Timer | None = None
         self._expect(REQUEST_TIMEOUT)
@@ -116,19 +98,23 @@ class Connection:
     @property
     def has_output(self) -> bool:
         """True while anything waits to be sent to a client that is still there."""
-        return self._phase is not Phase.CLOSED and bool(self._wire or self._backlog)
+        return self._phase is not Phase.CLOSED and bool(self._wire or self._has_events)
 
     @property
-    def waits_since(self) -> float | None:
-        """When this client last did what it has to do next: send, or take what is sent; None: it is not its turn."""
-        return self._since if self._wire or self._phase in (Phase.READING, Phase.LINGERING) else None
+    def is_waited_for(self) -> bool:
+        """It is this client's turn: to send, or to take what is sent."""
+        return bool(self._wire) or self._phase in (Phase.READING, Phase.LINGERING)
+
+    @property
+    def _has_events(self) -> bool:
+        return bool(self._backlog) or (self._phase is Phase.STREAMING and bool(self._slices))
 
     @property
     def is_busy(self) -> bool:
         """A request is arriving, or its answer is leaving."""
         if self._phase is Phase.READING:
             return self._head is not None or bool(self._http.trailing_data[0]) or bool(self._wire)
-        return self._phase is Phase.ANSWERING
+        return self._phase in (Phase.ANSWERING, Phase.MAKING)
 
     @property
     def is_idle(self) -> bool:
@@ -151,8 +137,9 @@ class Connection:
     def finish(self) -> None:
         """No further request is read; a stream of events gets its regular end after what waits for it."""
         self._last = True
+        self._make(everything=True)
         if self._phase is Phase.STREAMING:
-            self._frame_backlog(everything=True)
+            self._frame_events(everything=True)
             self._send(h11.EndOfMessage())
         self.flush()
 
@@ -162,7 +149,7 @@ class Connection:
         if self._phase is Phase.CLOSED:
             return
         if not self._wire and self._phase is Phase.STREAMING:
-            self._frame_backlog()
+            self._frame_events()
         if self._wire:
             try:
                 sent = self._sock.send(self._wire, socket.MSG_NOSIGNAL)
@@ -216,18 +203,17 @@ class Connection:
         if self._phase is not Phase.READING or self._last:
             return
         try:
-            event = self._http.next_event()
-            while event is not h11.NEED_DATA and self._phase is Phase.READING:
+            while (event := self._http.next_event()) is not h11.NEED_DATA:
                 self._take(event)
-                if self._phase is Phase.READING:
-                    event = self._http.next_event()
+                if self._phase is not Phase.READING or isinstance(event, h11.EndOfMessage):
+                    return  # the next request, if it has come along, is for another step
         except h11.RemoteProtocolError as wrong:
             status = wrong.error_status_hint
             self._answer(error(status, "the request's head is too long" if status == 431 else f"{wrong}"), last=True)
             return
-        if self._phase is Phase.READING and (refusal := self._excess(self._http.trailing_data[0])):
+        if refusal := self._excess(self._http.trailing_data[0]):
             self._answer(error(431, refusal), last=True)
-        elif self._phase is Phase.READING and self._http.they_are_waiting_for_100_continue:
+        elif self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
             self._lane.add_writer(self._sock.fileno(), self.flush)
 
@@ -263,9 +249,11 @@ class Connection:
         try:
             answer = self._respond(request)
         except Exception as bug:
-            self._answer(error(500, f"an error in holdfast itself ({type(bug).__name__}); its log has the details"))
+            self._answer(mishap(bug))
             raise  # to the reactor, which logs it
-        if isinstance(answer, Follow):
+        if isinstance(answer, Gradual):
+            self._begin(answer)
+        elif isinstance(answer, Follow):
             self._follow(answer)
         elif isinstance(answer, Later):
             self._wait(answer)
@@ -289,6 +277,26 @@ class Connection:
             self._lane.remove_reader(self._sock.fileno())
         self.flush()
 
+    def _begin(self, answer: Gradual) -> None:
+        self._phase, self._due = Phase.MAKING, None
+        self._slices, self._content_type = Slices(answer.pieces, self._lane.now), answer.content_type
+        self._lane.remove_reader(self._sock.fileno())
+        self._make()
+
+    def _make(self, *, everything: bool = False) -> None:
+        """Go on with an answer in slices; when it is whole, have it leave."""
+        while self._phase is Phase.MAKING and self._slices:
+            try:
+                self._made += self._slices.take()
+            except Exception as bug:
+                self._answer(mishap(bug))
+                raise
+            if not self._slices:
+                self._answer(Answer(200, bytes(self._made), self._content_type))
+            elif not everything:
+                self._lane.call_later(0, self._make)
+                return
+
     def _wait(self, answer: Later) -> None:
         self._phase, self._due = Phase.WAITING, None
         self._lane.remove_reader(self._sock.fileno())
@@ -307,10 +315,8 @@ class Connection:
         except RefusedError as refusal:
             self._answer(error(409, str(refusal)))
             return
-        self._phase = Phase.STREAMING
+        self._phase, self._slices = Phase.STREAMING, Slices(answer.first, self._lane.now)
         self._send(_response(200, [("content-type", NDJSON)]))
-        for line in answer.first:
-            self._backlog.push(line)
         self.flush()
 
     def _on_line(self, line: bytes) -> None:
@@ -319,9 +325,13 @@ class Connection:
             self._flush_planned = True
             self._lane.call_later(0, self.flush)  # once for all events of this turn
 
-    def _frame_backlog(self, *, everything: bool = False) -> None:
-        while self._backlog and (everything or not self._wire):
-            self._send(h11.Data(data=self._backlog.take(MAX_PIECE)))
+    def _frame_events(self, *, everything: bool = False) -> None:
+        while self._has_events and (everything or not self._wire):
+            self._send(h11.Data(data=self._next_events()))
+
+    def _next_events(self) -> bytes:
+        """Those that the stream begins with, and then what has happened since."""
+        return self._slices.take(MAX_PIECE) if self._slices else self._backlog.take(MAX_PIECE)
 
     def _send(self, event: h11.Event) -> None:
         self._wire += self._http.send(event) or b""
@@ -334,11 +344,12 @@ class Connection:
             self._next_request()
 
     def _next_request(self) -> None:
-        self._head = None
+        self._head, self._slices = None, None
         self._body.clear()
-        self._lane.add_reader(self._sock.fileno(), self.on_readable)
+        self._made.clear()
         if self._last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._phase = Phase.LINGERING
+            self._lane.add_reader(self._sock.fileno(), self.on_readable)
             self._expect(LINGER_TIMEOUT)
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_WR)
@@ -346,15 +357,22 @@ class Connection:
         self._http.start_next_cycle()
         self._phase = Phase.READING
         self._expect(REQUEST_TIMEOUT)
-        if self._http.trailing_data[0]:
-            self._lane.call_later(0, self._read_request)  # a pipelined one, after everybody else's turn
+        if self._http.trailing_data[0]:  # a pipelined one, after everybody else's turn; until then no more is read
+            self._lane.call_later(0, self._read_pipelined)
+        else:
+            self._lane.add_reader(self._sock.fileno(), self.on_readable)
+
+    def _read_pipelined(self) -> None:
+        if self._phase is Phase.READING:
+            self._lane.add_reader(self._sock.fileno(), self.on_readable)
+            self._read_request()
 
     # Time
 
     def _expect(self, seconds: float) -> None:
         """Be done with this phase in so many seconds. One timer serves: most deadlines are moved, few are met."""
-        self._since = self._lane.now()
-        self._due = self._since + seconds
+        self.since = self._lane.now()
+        self._due = self.since + seconds
         if self._timer is None or self._timer.callback is None or self._timer.when > self._due:
             self._plan(self._due)
 
@@ -378,8 +396,3 @@ def _response(status: int, headers: list[tuple[str, str]]) -> h11.Response:
     from http import HTTPStatus  # as late as h11
 
     return h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
-
-
-def _notice(count: int) -> bytes:
-    text = f"{count} events were dropped: this reader is too slow"
-    return event_line(Event(ts=time.time(), name="events.dropped", text=text, level="warning", fields={"count": count}))

@@ -5,6 +5,7 @@ Invariant: the master has one listener in us while anybody follows, and none oth
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from supervisor.control.routes import event_line
@@ -48,3 +49,9 @@ class Feed:
         line = event_line(event)
         for push in tuple(self._followers.values()):
             push(line)
+
+
+def dropped_line(count: int) -> bytes:
+    """What a reader that is too slow finds in the place of so many events."""
+    text = f"{count} events were dropped: this reader is too slow"
+    return event_line(Event(ts=time.time(), name="events.dropped", text=text, level="warning", fields={"count": count}))

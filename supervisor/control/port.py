@@ -1,16 +1,17 @@
 """The narrow door through which the control API reaches the master: frozen snapshots out, few commands in.
 
-Invariant: nothing behind this protocol blocks or waits. A command is accepted or refused (`RefusedError`, one line for
-a person) at once; how it went is seen in `status` and in the events.
+Invariant: nothing behind this protocol blocks or waits, and what grows with what there is comes as an iterator, a
+little at a time. A command is accepted or refused (`RefusedError`, one line for a person) at once; how it went is seen
+in `status` and in the events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from supervisor.errors import RefusedError
-from supervisor.messages.crash import CrashList
+from supervisor.messages.crash import CrashSummary
 from supervisor.messages.events import Event
 from supervisor.messages.heap import Heap
 from supervisor.messages.stacks import WorkerStacks
@@ -23,8 +24,8 @@ class Supervision(Protocol):
     def status(self) -> Status:
         """A snapshot of everything."""
 
-    def metrics(self) -> str:
-        """Prometheus text exposition, version 0.0.4."""
+    def metrics(self) -> Iterator[str]:
+        """Prometheus text exposition, version 0.0.4, of one moment, a family at a time."""
 
     def reload(self, apps: Sequence[str]) -> dict[str, Begun]:
         """Begin a rolling restart of these apps (none named: of all)."""
@@ -35,8 +36,8 @@ class Supervision(Protocol):
     def rolls(self) -> dict[str, Sequence[RollStatus]]:
         """The last twenty rolls of each app, oldest first."""
 
-    def crashes(self) -> CrashList:
-        """The crash reports there are, the newest last."""
+    def crashes(self) -> Iterator[CrashSummary]:
+        """The crash reports there are, the newest last, each looked up when its turn comes."""
 
     def crash(self, name: str) -> bytes:
         """One crash report's JSON, by its id or a part of it, at its beginning or end, that no other has."""

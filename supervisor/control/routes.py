@@ -6,7 +6,7 @@ What is asked with GET changes nothing: it is what those may who may only read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_TRACED = 600.0  # seconds
 MAX_FRAMES = 16
+MAX_NAMED = 1000  # apps
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -44,9 +45,17 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Follow(msgspec.Struct, frozen=True):
-    """The answer to `/events?follow=1`: every event from now on, a line each; `first` are lines to begin with."""
+    """The answer to `/events?follow=1`: every event from now on, a line each; `first` are lines to begin with, each
+    made when it is asked for."""
 
-    first: tuple[bytes, ...] = ()
+    first: Iterator[bytes]
+
+
+class Gradual(msgspec.Struct, frozen=True):
+    """An answer that takes long to make: `pieces` of its body, each made when it is asked for, in well below 1 ms."""
+
+    pieces: Iterator[bytes]
+    content_type: str = JSON
 
 
 class Later(msgspec.Struct, frozen=True):
@@ -63,7 +72,7 @@ class BadRequestError(Exception):
 
 
 class _Apps(msgspec.Struct, forbid_unknown_fields=True):
-    apps: list[str] = []
+    apps: Annotated[list[str], msgspec.Meta(max_length=MAX_NAMED)] = []
 
 
 class _Target(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,11 +95,12 @@ class _Heap(msgspec.Struct, forbid_unknown_fields=True):
     frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)] = 1
 
 
-Handler = Callable[[Request, Supervision], Answer | Follow | Later]
+Reply = Answer | Gradual | Follow | Later
+Handler = Callable[[Request, Supervision], Reply]
 T = TypeVar("T")
 
 
-def route(request: Request, supervision: Supervision, access: Access = Access.FULL) -> Answer | Follow | Later:
+def route(request: Request, supervision: Supervision, access: Access = Access.FULL) -> Reply:
     """Answer one request of somebody who has `access`, which is not none.
 
     What the master raises beyond `RefusedError` escapes: it is a bug, and the caller's 500.
@@ -116,6 +126,11 @@ def error(status: int, text: str, *, allow: str = "") -> Answer:
     """A refusal; whatever `text` holds becomes one line of printable characters."""
     line = "".join(char if char.isprintable() else " " for char in text[:2000])
     return Answer(status, _json({"error": line.strip()}), allow=allow)
+
+
+def mishap(bug: Exception) -> Answer:
+    """What a client hears of an error of ours."""
+    return error(500, f"an error in holdfast itself ({type(bug).__name__}); its log has the details")
 
 
 def event_line(event: Event) -> bytes:
@@ -157,9 +172,8 @@ def _status(_request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json(supervision.status()))
 
 
-def _metrics(_request: Request, supervision: Supervision) -> Answer:
-    text = supervision.metrics()
-    return Answer(200, (text if text.endswith("\n") else text + "\n").encode(), CONTENT_TYPE)
+def _metrics(_request: Request, supervision: Supervision) -> Gradual:
+    return Gradual((family.encode() for family in supervision.metrics()), CONTENT_TYPE)
 
 
 def _version(_request: Request, supervision: Supervision) -> Answer:
@@ -167,10 +181,10 @@ def _version(_request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json({"version": status.version, "pid": status.pid}))
 
 
-def _events(request: Request, supervision: Supervision) -> Answer | Follow:
+def _events(request: Request, supervision: Supervision) -> Gradual | Follow:
     flags = _flags(request, ("follow", "recent"))
-    recent = tuple(map(event_line, supervision.recent_events())) if flags["recent"] or not flags["follow"] else ()
-    return Follow(recent) if flags["follow"] else Answer(200, b"".join(recent), NDJSON)
+    recent = supervision.recent_events() if flags["recent"] or not flags["follow"] else ()
+    return Follow(map(event_line, recent)) if flags["follow"] else Gradual(map(event_line, recent), NDJSON)
 
 
 def _reload(request: Request, supervision: Supervision) -> Answer:
@@ -190,8 +204,16 @@ def _rolls(_request: Request, supervision: Supervision) -> Answer:
     return Answer(200, _json({"apps": supervision.rolls()}))
 
 
-def _crashes(_request: Request, supervision: Supervision) -> Answer:
-    return Answer(200, _json(supervision.crashes()))
+def _crashes(_request: Request, supervision: Supervision) -> Gradual:
+    def pieces() -> Iterator[bytes]:
+        """`CrashList` as JSON."""
+        separator = b'{"crashes":['
+        for crash in supervision.crashes():
+            yield separator + encode_json(crash)
+            separator = b","
+        yield b"]}\n" if separator == b"," else separator + b"]}\n"
+
+    return Gradual(pieces())
 
 
 def _crash(request: Request, supervision: Supervision) -> Answer:

@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 
 from supervisor.control import access
 from supervisor.control.access import Access, Peer, Permit
-from supervisor.control.connection import Connection, import_next
+from supervisor.control.connection import Connection
 from supervisor.control.feed import Feed
+from supervisor.control.loading import import_next
 from supervisor.control.port import Supervision
-from supervisor.control.routes import Answer, Follow, Later, Request, error, route
+from supervisor.control.routes import Answer, Reply, Request, error, route
 from supervisor.kernel.lane import Lane
 from supervisor.kernel.reactor import Reactor
 
@@ -112,7 +113,7 @@ class ControlServer:
                 connection.flush()
             waiting = {connection for connection in waiting if connection.has_output}
 
-    def _respond(self, request: Request, access: Access) -> Answer | Follow | Later:
+    def _respond(self, request: Request, access: Access) -> Reply:
         self._answering += 1
         try:
             return route(request, self._supervision, access)
@@ -157,18 +158,14 @@ class ControlServer:
         connection.on_readable()  # most have sent it all while they waited, and need not wait for places to change
 
     def _make_place(self, peer: Peer) -> None:
-        """For one more client of this user, by closing one that has kept us waiting if there is no other way.
-
-        There always is one: to be answered takes no time, and fewer can follow the events than have a place.
-        """
+        """For one more client of this user, by closing one that has kept us waiting if there is no other way, and
+        if nobody has, who has been at it longest: answers can take their time."""
         crowd = [connection for connection, other in self._clients.items() if other.uid == peer.uid]
         if len(crowd) < MAX_OF_A_USER:
             if len(self._clients) < MAX_CLIENTS:
                 return
             crowd = list(self._clients)
-        waited_for = [(it.has_asked, since, it) for it in crowd if (since := it.waits_since) is not None]
-        if waited_for:
-            min(waited_for, key=lambda each: each[:2])[2].close()
+        min(crowd, key=lambda it: (not it.is_waited_for, it.has_asked, it.since)).close()
 
     def _leave(self, connection: Connection) -> None:
         self._clients.pop(connection, None)
@@ -182,7 +179,7 @@ class ControlServer:
         connection.refuse(refusal)
 
     def _connection(self, sock: socket.socket, granted: Access, on_closed: Callable[[Connection], None]) -> Connection:
-        def respond(request: Request) -> Answer | Follow | Later:
+        def respond(request: Request) -> Reply:
             return self._respond(request, granted)
 
         return Connection(sock, self._lane, respond, self._feed.follow, on_closed)

@@ -42,22 +42,31 @@ class Timer:
 
 
 class Pace:
-    """How long the longest turn of the last minute took, in seconds: what fell due meanwhile was so late at most."""
+    """How long the longest turn of the last minute took, in seconds: what fell due meanwhile was so late at most. And
+    how much CPU time the busiest one took: what is beyond that, the kernel has given to others."""
 
     def __init__(self, now: float) -> None:
-        self._longest: deque[float] = deque([0.0], maxlen=_SPANS)
+        self._turns: deque[tuple[float, float]] = deque([(0.0, 0.0)], maxlen=_SPANS)
         self._span_ends = now + _SPAN
 
-    def turned(self, began: float, ended: float) -> None:
+    def turned(self, began: float, ended: float, used: float) -> None:
+        """A turn was `began` and `ended` then, and has `used` so many seconds of CPU time."""
         if ended >= self._span_ends:
-            self._longest.append(0.0)
+            self._turns.append((0.0, 0.0))
             self._span_ends = ended + _SPAN
-        if ended - began > self._longest[-1]:
-            self._longest[-1] = ended - began
+        longest, busiest = self._turns[-1]
+        if ended - began > longest or used > busiest:
+            self._turns[-1] = max(longest, ended - began), max(busiest, used)
 
     @property
     def longest(self) -> float:
-        return max(self._longest)
+        """Seconds that passed."""
+        return max(longest for longest, _busiest in self._turns)
+
+    @property
+    def busiest(self) -> float:
+        """Seconds of CPU time."""
+        return max(busiest for _longest, busiest in self._turns)
 
 
 class Descriptors:
@@ -153,6 +162,7 @@ class Reactor(Descriptors):
     def run(self) -> None:
         """Serve until `stop` is called from a callback."""
         self._running = True
+        used_before = time.thread_time()
         while self._running:
             ready = self._poll()
             began = self.now()
@@ -161,7 +171,9 @@ class Reactor(Descriptors):
                 for callback in self._callbacks(fd, events):
                     self.call(callback)
             self._run_timers()
-            self.pace.turned(began, self.now())
+            used = time.thread_time()
+            self.pace.turned(began, self.now(), used - used_before)
+            used_before = used
 
     def stop(self) -> None:
         """Make `run` return after the callbacks of this turn."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from supervisor.config.settings import Span
@@ -49,17 +50,17 @@ class MasterSupervision:
         self.crashes = deeds.crashes.all
         self.crash = deeds.crashes.read
 
-    def metrics(self) -> str:
+    def metrics(self) -> Iterator[str]:
         ended = {name: app.accounts.ended(app.workers.values()) for name, app in self._apps.items()}
         rolls = {name: app.rollout.book.totals(app.workers.values()) for name, app in self._apps.items()}
-        return (
-            exposition(self.status(), ended, rolls)
-            + master_lag(self._pace.longest)
-            + crash_reports(self._crashes.failures)
+        return itertools.chain(
+            exposition(self.status(), ended, rolls),
+            master_lag(self._pace.longest, self._pace.busiest),
+            [crash_reports(self._crashes.failures)],
         )
 
     def rollback(self, apps: Sequence[str]) -> dict[str, Begun]:
-        chosen = [self._running(name) for name in apps]
+        chosen = [self._running(name) for name in dict.fromkeys(apps)]
         if not chosen:
             chosen = [app for app in self._apps.values() if not app.is_stopping and app.rollout.can_go_back]
         if not chosen:

@@ -13,12 +13,12 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
 from supervisor.errors import RefusedError
-from supervisor.messages.crash import CrashList, CrashReport, CrashSummary
+from supervisor.messages.crash import CrashReport, CrashSummary
 from supervisor.observe.journal import Journal
 
 KEPT = 50  # reports
@@ -79,18 +79,18 @@ class CrashStore:
         self._is_broken = False
         return True
 
-    def all(self) -> CrashList:
-        """What there is, the newest last."""
+    def all(self) -> Iterator[CrashSummary]:
+        """What there is, the newest last; a report that is not known yet is read when its turn comes."""
         folder = self.folder
-        found = []
-        for name in _ids(folder) if folder is not None else []:
+        names = _ids(folder) if folder is not None else []
+        for name in self._known.keys() - set(names):
+            del self._known[name]
+        for name in names:
             if name not in self._known:
                 with contextlib.suppress(RefusedError, msgspec.DecodeError):
                     self._known[name] = msgspec.json.decode(self.read(name), type=CrashSummary)
             if name in self._known:
-                found.append(self._known[name])
-        self._known = {each.id: each for each in found}
-        return CrashList(tuple(found))
+                yield self._known[name]
 
     def read(self, name: str) -> bytes:
         """One report's JSON, by its id or the end or the beginning of it that no other has. Raises `RefusedError`."""

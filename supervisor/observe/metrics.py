@@ -91,19 +91,24 @@ _SLOT_GAUGES: tuple[tuple[str, str, Callable[[list[WorkerStatus]], float]], ...]
 )
 
 
-def exposition(status: Status, ended: Ended, rolls: Mapping[str, RollTotals]) -> str:
-    """All families of one snapshot, each with its HELP and TYPE lines. `ended` counts, by app, what limits and broken
-    HTTP have ended, by kind; `rolls` is by app, too."""
-    families = [*_instance(status), *_apps(status.apps), *_counters(status.apps), *_ended(ended), *_slots(status.apps)]
+def exposition(status: Status, ended: Ended, rolls: Mapping[str, RollTotals]) -> Iterator[str]:
+    """All families of one snapshot, each with its HELP and TYPE lines, made when it is asked for. `ended` counts, by
+    app, what limits and broken HTTP have ended, by kind; `rolls` is by app, too."""
+    yield from _instance(status)
+    yield from _apps(status.apps)
+    yield from _counters(status.apps)
+    yield from _ended(ended)
+    yield from _slots(status.apps)
     for name, about, value in _ROLL_COUNTERS:
-        families.append(_family(name, "counter", about, [({"app": app}, value(it)) for app, it in rolls.items()]))
-    return "".join(families)
+        yield _family(name, "counter", about, [({"app": app}, value(it)) for app, it in rolls.items()])
 
 
-def master_lag(seconds: float) -> str:
-    """The family that tells of the master's own loop."""
+def master_lag(seconds: float, own: float) -> Iterator[str]:
+    """The families that tell of the master's own loop: its longest turn, and the CPU time of the busiest one."""
     about = "Longest turn of the master's loop in the last minute: what fell due meanwhile was so late at most."
-    return _family("holdfast_master_lag_max_seconds", "gauge", about, [({}, seconds)])
+    yield _family("holdfast_master_lag_max_seconds", "gauge", about, [({}, seconds)])
+    about = "CPU time of the busiest turn of the master's loop in the last minute: what of the lag was its own doing."
+    yield _family("holdfast_master_turn_cpu_max_seconds", "gauge", about, [({}, own)])
 
 
 def crash_reports(lost: int) -> str:

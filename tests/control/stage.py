@@ -23,7 +23,6 @@ from supervisor.control.server import ControlServer
 from supervisor.errors import RefusedError
 from supervisor.kernel.reactor import Reactor
 from supervisor.messages.crash import (
-    CrashList,
     CrashRelease,
     CrashReport,
     CrashRequest,
@@ -165,8 +164,9 @@ class Scene:
         state: Any = "stopping" if self.stopping else "running"
         return Status(version="0.1.0", pid=os.getpid(), uptime_s=3700.0, state=state, apps=dict(self.apps))
 
-    def metrics(self) -> str:
-        return "# TYPE holdfast_up gauge\nholdfast_up 1\n"
+    def metrics(self) -> Iterator[str]:
+        yield "# TYPE holdfast_up gauge\n"
+        yield "holdfast_up 1\n"
 
     def reload(self, apps: Sequence[str]) -> dict[str, Begun]:
         self.calls.append(("reload", tuple(apps)))
@@ -186,8 +186,8 @@ class Scene:
     def rolls(self) -> dict[str, Sequence[RollStatus]]:
         return {name: [it.last_roll] if it.last_roll else [] for name, it in self.apps.items()}
 
-    def crashes(self) -> CrashList:
-        return CrashList((msgspec.json.decode(msgspec.json.encode(CRASH), type=CrashSummary),))
+    def crashes(self) -> Iterator[CrashSummary]:
+        yield msgspec.json.decode(msgspec.json.encode(CRASH), type=CrashSummary)
 
     def crash(self, name: str) -> bytes:
         if not CRASH.id.endswith(name):

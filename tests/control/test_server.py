@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from supervisor.control import access, server
 from supervisor.control.access import Access, Peer
 from supervisor.control.client import ControlClient
+from supervisor.control.connection import READ_BYTES
 from supervisor.control.feed import MAX_FOLLOWERS
 from supervisor.control.terminal import Terminal
 from supervisor.control.waiting import roll
@@ -31,6 +33,32 @@ from tests.control.wire import (
     status_of,
     talk,
 )
+
+
+def spin(seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
+
+
+@pytest.fixture
+def busy(live: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
+    """Have the master take 2 ms for one kind of answer; the result is filled with the turns in which it was asked."""
+
+    def take_long(name: str) -> list[int]:
+        turns: list[int] = []
+        answer = getattr(live.scene, name)
+
+        def slowly() -> object:
+            turns.append(live.reactor.turns)
+            spin(0.002)
+            return answer()
+
+        monkeypatch.setattr(live.scene, name, slowly)
+        return turns
+
+    return take_long
+
 
 # Who may
 
@@ -94,6 +122,101 @@ def test_no_more_than_the_limit_are_ever_served_at_once(live: Stage) -> None:
             sockets.enter_context(dial(live.path)).sendall(b"GET /sta")
             most = max(most, len(live.server._clients))
     assert most <= server.MAX_OF_A_USER
+
+
+def test_no_more_are_served_at_once_either_when_all_their_answers_take_long(
+    live: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.scene, "later", lambda delay, action: None)
+    with contextlib.ExitStack() as sockets:
+        for count in range(1, server.MAX_OF_A_USER + 20):
+            sockets.enter_context(dial(live.path)).sendall(post("/heap", b'{"target":"web:1","seconds":1}'))
+            eventually(lambda count=count: len(live.scene.calls) == count)  # type: ignore[misc]
+        assert len(live.server._clients) == server.MAX_OF_A_USER
+
+
+# What one client may do in a turn
+
+
+def test_requests_that_come_along_with_another_are_for_other_turns(
+    live: Stage, busy: Callable[[str], list[int]]
+) -> None:
+    turns = busy("rolls")
+    with dial(live.path) as sock:
+        sock.sendall(get("/rolls") * 39 + get("/rolls", "connection: close"))
+        assert read_all(sock).count(b"HTTP/1.1 200") == 40
+    assert len(turns) == 40
+    assert max(map(turns.count, turns)) <= 2, "one of those who come, one of those who are in"
+
+
+def test_a_client_that_sends_faster_than_it_is_answered_is_read_no_faster(live: Stage) -> None:
+    with dial(live.path) as sock, dial(live.path) as other:
+        sock.setblocking(False)
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                sock.send(get("/rolls") * 20)
+            other.sendall(get("/version"))
+            read_until(other, b"}\n")
+            waiting = [len(client._http.trailing_data[0]) for client in list(live.server._clients)]
+            assert max(waiting) <= READ_BYTES
+            with contextlib.suppress(BlockingIOError):
+                sock.recv(1 << 16)
+
+
+def test_an_answer_that_takes_long_to_make_is_made_in_slices_and_others_are_answered_meanwhile(
+    live: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+
+    def metrics() -> Iterator[str]:
+        for number in range(200):
+            turns.append(live.reactor.turns)
+            spin(0.001)
+            yield f"# {number}\n"
+
+    monkeypatch.setattr(live.scene, "metrics", metrics)
+    with dial(live.path) as sock:
+        sock.sendall(get("/metrics", "connection: close"))
+        assert ControlClient(live.path).is_answering()
+        assert len(turns) < 200
+        body = read_all(sock).partition(b"\r\n\r\n")[2]
+    assert body == b"".join(b"# %d\n" % number for number in range(200))
+    assert max(map(turns.count, turns)) <= 2
+
+
+def test_an_answer_that_fails_while_it_is_made_is_a_500(path: str) -> None:
+    def metrics() -> Iterator[str]:
+        yield "# one\n"
+        raise ZeroDivisionError
+
+    with stage(path) as it:
+        it.scene.metrics = metrics  # type: ignore[method-assign]
+        answer = talk(path, get("/metrics", "connection: close"))
+        assert status_of(answer) == 500
+        assert "ZeroDivisionError" in error_of(answer)
+        eventually(lambda: [type(error) for error in it.errors] == [ZeroDivisionError])
+
+
+def test_a_stream_that_begins_with_much_is_begun_in_slices_and_keeps_the_order(live: Stage) -> None:
+    live.run(lambda: live.scene.burst(2000))
+    with following(live, "/events?follow=1&recent=1") as sock:
+        live.run(lambda: live.scene.emit("log", "the newest"))
+        lines = [line for line in read_until(sock, b"the newest").splitlines() if line.startswith(b"{")]
+    assert [json.loads(line)["message"].split()[1] for line in lines[:-1]] == [str(number) for number in range(2000)]
+
+
+def test_closing_finishes_an_answer_that_is_being_made(path: str) -> None:
+    def metrics() -> Iterator[str]:
+        for _ in range(20):
+            spin(0.002)
+            yield "# more\n"
+
+    with stage(path) as it, dial(path) as sock:
+        it.scene.metrics = metrics  # type: ignore[method-assign]
+        sock.sendall(get("/metrics"))
+        eventually(lambda: any(client.is_busy for client in list(it.server._clients)))
+        it.run(it.server.close)
+        assert read_all(sock).count(b"# more") == 20
 
 
 def test_one_users_crowd_leaves_room_for_another(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

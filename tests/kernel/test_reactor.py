@@ -287,16 +287,32 @@ def test_the_longest_turn_of_the_last_minute_is_known(reactor: Reactor) -> None:
     reactor.call_later(0.01, reactor.stop)
     reactor.run()
     assert reactor.pace.longest >= 0.05
+    assert reactor.pace.busiest < 0.04, "it slept"
+
+
+def test_the_cpu_time_of_the_busiest_turn_is_its_own(reactor: Reactor) -> None:
+    def spin() -> None:
+        ends = time.thread_time() + 0.05
+        while time.thread_time() < ends:
+            pass
+
+    spin()
+    reactor.call_later(0, spin)
+    reactor.call_later(0.01, reactor.stop)
+    reactor.run()
+    assert 0.05 <= reactor.pace.busiest < 0.09
 
 
 def test_what_is_more_than_a_minute_ago_is_forgotten() -> None:
     pace = Pace(0.0)
-    pace.turned(5.0, 6.0)
-    pace.turned(20.0, 20.25)
-    assert pace.longest == 1.0
+    pace.turned(5.0, 6.0, 0.004)
+    pace.turned(6.0, 6.5, 0.4)
+    pace.turned(20.0, 20.25, 0.2)
+    assert (pace.longest, pace.busiest) == (1.0, 0.4)
     for second in range(20, 75):
-        pace.turned(second, second + 0.01)
-    assert pace.longest == 0.25
+        pace.turned(second, second + 0.01, 0.001)
+    assert (pace.longest, pace.busiest) == (0.25, 0.2)
     for second in range(75, 140):
-        pace.turned(second, second + 0.01)
+        pace.turned(second, second + 0.01, 0.001)
     assert pace.longest < 0.02
+    assert pace.busiest == 0.001

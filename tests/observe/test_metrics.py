@@ -56,7 +56,7 @@ def exposition(
     ended: Mapping[str, Mapping[str, int]] | None = None,
     rolls: Mapping[str, RollTotals] | None = None,
 ) -> str:
-    return metrics.exposition(status, ended or {}, rolls or {})
+    return "".join(metrics.exposition(status, ended or {}, rolls or {}))
 
 
 def parsed(text: str) -> Series:
@@ -204,7 +204,9 @@ def test_a_memory_limit_is_a_gauge_where_there_is_one() -> None:
 
 
 def test_the_masters_own_lag_is_told_in_seconds() -> None:
-    assert value(parsed(metrics.master_lag(0.0025)), "holdfast_master_lag_max_seconds") == 0.0025
+    series = parsed("".join(metrics.master_lag(0.0025, own=0.001)))
+    assert value(series, "holdfast_master_lag_max_seconds") == 0.0025
+    assert value(series, "holdfast_master_turn_cpu_max_seconds") == 0.001
 
 
 def test_lost_crash_reports_are_counted() -> None:

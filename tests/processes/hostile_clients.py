@@ -19,6 +19,7 @@ from collections.abc import Callable
 Role = Callable[[socket.socket, random.Random], None]
 
 _FEW_S = 0.5  # how long one that waits or drips is at it before it comes back
+TARGETS = tuple(b"GET /" + path for path in (b"status", b"metrics", b"events", b"rolls", b"crashes"))
 _HEAD = b"%s HTTP/1.1\r\nhost: .\r\n"
 
 
@@ -42,6 +43,14 @@ def deaf_asker(sock: socket.socket, chance: random.Random) -> None:
     sock.settimeout(_FEW_S)
     while True:
         sock.sendall((_HEAD % b"GET /metrics" + b"\r\n") * 20)
+
+
+def pipeliner(sock: socket.socket, chance: random.Random) -> None:
+    """As many requests as fit into what is read at once; their answers are read."""
+    request = chance.choice(TARGETS) + b" HTTP/1.1\r\nhost:\r\n\r\n"
+    for _ in range(20):
+        sock.sendall(request * 200)
+        sock.recv(1 << 20)
 
 
 def big_body(sock: socket.socket, chance: random.Random) -> None:
@@ -71,7 +80,7 @@ def come_and_go(sock: socket.socket, chance: random.Random) -> None:
 
 def greedy(sock: socket.socket, chance: random.Random) -> None:
     for _ in range(50):
-        sock.sendall(_HEAD % chance.choice((b"GET /status", b"GET /metrics", b"GET /events", b"GET /rolls")) + b"\r\n")
+        sock.sendall(_HEAD % chance.choice(TARGETS) + b"\r\n")
         sock.recv(1 << 20)
 
 
@@ -84,6 +93,7 @@ ROLES: tuple[Role, ...] = (
     drip,
     deaf_follower,
     deaf_asker,
+    pipeliner,
     big_body,
     small_chunks,
     many_fields,
