@@ -12,9 +12,16 @@ import signal
 from collections.abc import Callable
 
 from supervisor.kernel import procfs
-from supervisor.kernel.oom import OomCounter
+from supervisor.kernel.oom import OomKills, Verdict
 from supervisor.kernel.process import Ended, open_pidfd, reap, reap_orphans, send_signal
 from supervisor.kernel.reactor import Reactor
+
+_KILLERS = {  # of somebody who has just died by a KILL that was not ours
+    Verdict.YES: "the kernel's OOM killer",
+    Verdict.PERHAPS: "somebody else than holdfast, perhaps the OOM killer",
+    Verdict.NO: "neither holdfast nor the OOM killer",
+    Verdict.UNKNOWN: "somebody else than holdfast",
+}
 
 
 class Child:
@@ -45,7 +52,7 @@ class Children:
         self._reactor = reactor
         self._by_pid: dict[int, Child] = {}
         self._forks_on_their_way = 0
-        self._oom = OomCounter()
+        self._oom = OomKills()
         self.on_empty: Callable[[], None] | None = None  # called whenever the last one has ended
 
     def __len__(self) -> int:
@@ -86,7 +93,7 @@ class Children:
 
     def look(self) -> None:
         """To be called each second: what the OOM killer has done is known by when it was counted."""
-        self._oom.look(self._reactor.now())
+        self._oom.look(self._reactor.now(), self._by_pid)
 
     def fork_begins(self) -> None:
         """A worker whose pid is not yet known may be about to appear among our children."""
@@ -118,13 +125,7 @@ class Children:
         # The kernel shows one ended child at a time: this one may have hidden a stranger.
         self.reap_strangers()
         if ended.signal == signal.SIGKILL and not child.was_killed:
-            child.killer = self._killer()
+            child.killer = _KILLERS[self._oom.verdict(child.pid, self._reactor.now())]
         child.on_end(ended)
         if not self._by_pid and self.on_empty is not None:
             self.on_empty()
-
-    def _killer(self) -> str:
-        """Of somebody who has just died by a KILL that was not ours."""
-        if self._oom.explains(self._reactor.now()):
-            return "the kernel's OOM killer"
-        return "neither holdfast nor the OOM killer" if self._oom.is_there else "somebody else than holdfast"

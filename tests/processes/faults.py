@@ -157,6 +157,7 @@ def no_more_memory(stage: Stage) -> None:
     """A worker that grows past what its group may have is killed by the kernel."""
     pid = stage.some_worker()
     with control_group("memory", pid, limit_in_bytes=str(192 * 2**20)):
+        time.sleep(2.0)  # so long it has been there when the master looks where it is
         until("it took the request", lambda: _grow(stage, pid))
 
 
@@ -294,7 +295,9 @@ FAULTS = (
         told="fork: Resource temporarily unavailable",
         may_lose=8,
     ),
-    Fault("no more memory: the kernel kills a worker", no_more_memory, told="SIGKILL", may_lose=8),
+    Fault(
+        "no more memory: the kernel kills a worker", no_more_memory, told="sent by the kernel's OOM killer", may_lose=8
+    ),
     Fault(
         "no room for logs",
         no_room_for_logs,
