@@ -50,8 +50,8 @@ class Vault:
 
     @property
     def tokens(self) -> dict[int, int]:
-        """The tokens of what is kept, by descriptor."""
-        return {fd: token for fd, (token, _identity) in self._kept.items()}
+        """The tokens of what is kept, by descriptor; not of one that has been closed since, or means another file."""
+        return {fd: token for fd, (token, identity) in self._kept.items() if _identity_or_none(fd) == identity}
 
     def look(self) -> dict[int, int]:
         """New descriptors of all that is in it, by token, for whoever has just come by it."""
@@ -122,6 +122,13 @@ def _peek(take: socket.socket) -> dict[int, int]:
             os.close(fd)
         raise SurroundingsError("what a former master has left can't be taken over: no room for its descriptors")
     return dict(zip(tokens, fds, strict=True))
+
+
+def _identity_or_none(fd: int) -> _Identity | None:
+    try:
+        return _identity(fd)
+    except OSError:
+        return None
 
 
 def _identity(fd: int) -> _Identity:

@@ -6,7 +6,8 @@ Invariants:
   and the channels tell.
 - A vault is of one app, and only its processes hold it.
 - The file has no secrets in it. It is whole at any time: a new one is moved into the old one's place.
-- A disk without room, or no room for descriptors, costs the succession and nothing else; it is told once.
+- A disk without room, or no room for descriptors, costs the succession and nothing else, until it is tried again; it
+  is told once, and so is its end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from supervisor.kernel.board import ROW_BYTES
 from supervisor.kernel.reactor import Reactor, Timer
 from supervisor.kernel.rendezvous import open_rendezvous
 from supervisor.kernel.sockets import Listener, check_unix_path
+from supervisor.kernel.statefile import StateFile
 from supervisor.kernel.vault import Vault
 from supervisor.master import record
 from supervisor.messages import wire
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 CHEAP = 0.005  # seconds of CPU for once: what some hundred workers take
 COSTS_AT_MOST = 0.05  # of the time, where once is not cheap
+RETRY = 2.0  # seconds until what could not be left is tried again
 
 
 class Estate:
@@ -112,19 +115,15 @@ class Legacy:
         self._control = ""
         self._written = b""
         self._timer: Timer | None = None
+        self._retry: Timer | None = None
         self._not_before = 0.0
-        self._is_warned = False
-
-    @property
-    def path(self) -> str:
-        """The file."""
-        return f"{self._control}.state"
+        self._is_amiss = False
 
     def open(self, control: str, grace: float) -> None:
         """Leave an estate to every app's processes, from now on; those that go on with one keep it."""
         if grace <= 0:
             return
-        self._control = control
+        self._control, self._file = control, StateFile(f"{control}.state")
         known = [app.estate for app in self._apps.values() if app.estate is not None]
         taken = {estate.meeting.path for estate in known}
         free = (path for number in range(len(self._apps)) if (path := f"{control}.{number}") not in taken)
@@ -136,7 +135,7 @@ class Legacy:
                     check_unix_path(path)
                     app.estate = Estate(control, grace, Vault.empty(), open_rendezvous(path), os.dup(roll_call))
         except (OSError, SurroundingsError) as error:
-            self._warn(str(error))
+            self._failed(str(error))
         finally:
             os.close(roll_call)
         self.write()
@@ -148,6 +147,8 @@ class Legacy:
 
     def write(self) -> None:
         """Bring vaults and file up to date."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = None
         if not self._control:
             return
@@ -155,21 +156,20 @@ class Legacy:
         try:
             apps = tuple(self._left(app) for app in self._apps.values() if app.estate is not None)
             data = record.encode(record.Master(holdfast=__version__, pid=os.getpid(), apps=apps, row_bytes=ROW_BYTES))
-            if data != self._written:
-                _write(self.path, data)
-                self._written = data
         except OSError as error:
-            self._warn(f"{error.strerror}")
+            self._failed(str(error.strerror))
+        else:
+            self._keep(data)
         if (cost := time.process_time() - began) > CHEAP:
             self._not_before = self._reactor.now() + cost / COSTS_AT_MOST
 
     def close(self) -> None:
         """Nobody is left."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
         if self._control:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+            self._file.remove()
 
     def _left(self, app: App) -> record.App:
         assert app.estate is not None
@@ -177,16 +177,22 @@ class Legacy:
         app.estate.vault.keep(set(record.heritage(kept)) - {NO_FD})
         return replace(record.without_secrets(kept), estate=app.estate.state())
 
-    def _warn(self, why: str) -> None:
-        if not self._is_warned:
-            self._is_warned = True
+    def _keep(self, data: bytes) -> None:
+        try:
+            if data != self._written:
+                self._file.write(data)
+                self._written = data
+        except OSError as error:
+            self._failed(f"{self._file.path} can't be written: {error.strerror}")
+            return
+        if self._is_amiss and all(app.estate is not None for app in self._apps.values()):
+            self._is_amiss = False
+            self._journal.event("log", f"{self._file.path} is up to date again: the next master can adopt the workers")
+
+    def _failed(self, why: str) -> None:
+        if self._retry is None or self._retry.callback is None:
+            self._retry = self._reactor.call_later(RETRY, self.write)
+        if not self._is_amiss:
+            self._is_amiss = True
             text = f"if the master is killed, the next one may not be able to adopt its workers: {why}"
             self._journal.event("log", text, level="warning")
-
-
-def _write(path: str, data: bytes) -> None:
-    draft = f"{path}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(draft, flags, 0o600), "wb") as file:
-        file.write(data)
-    os.replace(draft, path)

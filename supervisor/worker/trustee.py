@@ -116,7 +116,7 @@ def _clean_up(estate: Estate) -> None:
             with contextlib.suppress(OSError):
                 if os.lstat(path).st_ino == inode:
                     os.unlink(path)
-        for path in (f"{estate.control}.state", f"{estate.control}.lock"):
+        for path in (f"{estate.control}.state", f"{estate.control}.state.new", f"{estate.control}.lock"):
             with contextlib.suppress(OSError):
                 os.unlink(path)
     if claim >= 0:

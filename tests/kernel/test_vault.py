@@ -108,6 +108,16 @@ def test_a_number_that_means_another_file_now_has_another_token(vault: Vault) ->
     other.close()
 
 
+def test_who_has_been_closed_since_has_no_token_nor_has_what_took_the_number(vault: Vault) -> None:
+    gone, reused, *others = pipes(2)
+    vault.keep([gone, reused, *others])
+    fresh = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(fresh, reused)
+    os.close(gone)
+    assert vault.tokens.keys() == set(others)
+    close([fresh, reused, *others])
+
+
 def test_another_owner_goes_on_where_the_first_has_been(vault: Vault) -> None:
     fds = pipes(2)
     vault.keep([*fds, vault.give.fileno()])

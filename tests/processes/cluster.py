@@ -48,7 +48,7 @@ class Cluster:
 
     A first worker is baked for a moment only, unless the test is about that. With `bind=""` the settings file says
     where it listens, and how long it bakes; `pass_fds` are descriptors it inherits; `cwd` is another
-    directory to start it in, below `folder`.
+    directory to start it in, below `folder`; `control` is where in it the control socket is.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
+        control: str = "control.sock",
     ) -> None:
         self.folder = folder.resolve()
         self.bind = f"127.0.0.1:{free_port()}" if bind is None else bind
-        self.control = str(folder / "control.sock")
+        self.control = str(folder / control)
         self.command = [sys.executable, "-c", "import sys, holdfast; sys.exit(holdfast.main())", "run"]
         self.arguments = [*arguments, *(["--bind", self.bind, "--bake", str(bake)] if self.bind else [])]
         self.arguments += ["--control", self.control]

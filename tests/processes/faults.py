@@ -17,8 +17,10 @@ from pathlib import Path
 
 from supervisor.control.client import ControlClient
 from tests.processes.cluster import POLL, until
+from tests.processes.deeds import ready
 from tests.processes.load import ROOT
-from tests.processes.surroundings import Fault, SkippedError, Stage, stopped
+from tests.processes.surroundings import WORKERS, Fault, SkippedError, Stage, stopped
+from tests.small_disk import filled, small_disk
 
 STOPPED_S = 10.0
 ATTACK_S = 6.0
@@ -180,6 +182,54 @@ def no_room_for_logs(stage: Stage) -> None:
     until("it is told", lambda: "dropped: stderr: File too large" in provoke_a_line(stage))
 
 
+@contextlib.contextmanager
+def a_small_disk(folder: Path) -> Iterator[dict[str, str]]:
+    """For the control socket and what is kept beside it."""
+    with contextlib.ExitStack() as opened:
+        try:
+            opened.enter_context(small_disk(folder / "small", 512 * 1024))
+        except OSError as error:
+            raise SkippedError(error.strerror) from None
+        yield {}
+
+
+def no_room_for_reports(stage: Stage) -> None:
+    """Nor for more of the state than it has reserved: also rolls, upgrades and a new master come to pass meanwhile."""
+    disk = stage.cluster.folder / "small"
+    with filled(disk):
+        os.kill(stage.some_worker(), signal.SIGSEGV)
+        stage.wait_until_told(f"a crash report can't be written to {disk}/control.crashes: No space left on device")
+        assert stage.cluster.roll()["verdict"] == "committed"
+        assert stage.cluster.ctl("upgrade").returncode == 0
+        replace_the_master(stage)
+    os.kill(stage.some_worker(), signal.SIGSEGV)
+    until("the report of it", lambda: len(list((disk / "control.crashes").glob("*.json"))) == 1)
+
+
+def no_room_for_the_state(stage: Stage) -> None:
+    """Somebody has removed what held the room for it."""
+    cluster = stage.cluster
+    Path(f"{cluster.control}.state.new").unlink()
+    with filled(cluster.folder / "small"):
+        os.kill(stage.some_worker(), signal.SIGKILL)
+        stage.wait_until_told(f"{cluster.control}.state can't be written: No space left on device")
+        until("all workers", lambda: ready(cluster, WORKERS))
+        assert cluster.ctl("upgrade").returncode == 0, "for which no disk is needed"
+    stage.wait_until_told(f"{cluster.control}.state is up to date again")
+    replace_the_master(stage)
+
+
+def replace_the_master(stage: Stage) -> None:
+    """Kill it, and start another, which has to adopt all workers."""
+    cluster = stage.cluster
+    until("all workers", lambda: ready(cluster, WORKERS))
+    before = stage.pids()
+    cluster.kill(signal.SIGKILL)
+    cluster.wait_exit()
+    cluster.start().wait_ready()
+    assert stage.pids() == before, "not all were adopted"
+
+
 def provoke_a_line(stage: Stage) -> str:
     stage.ask("/complain?hello")
     time.sleep(10 * POLL)
@@ -305,6 +355,24 @@ FAULTS = (
         at_most=2,
         may_lose=8,
         options=("--access-log", "access"),
+    ),
+    Fault(
+        "no room for crash reports, nor for the state",
+        no_room_for_reports,
+        told="a crash report can't be written to",
+        at_most=3,  # once by each master
+        may_lose=16,
+        control="small/control.sock",
+        before=a_small_disk,
+    ),
+    Fault(
+        "no room for the state, and none reserved",
+        no_room_for_the_state,
+        told="can't be written: No space left on device",
+        at_most=2,
+        may_lose=8,
+        control="small/control.sock",
+        before=a_small_disk,
     ),
     Fault("an access log on a full disk", lambda stage: time.sleep(3.0), options=("--access-log", "/dev/full")),
     Fault(

@@ -86,6 +86,7 @@ class Fault:
     may_lose: int = 0
     blames: bool = True
     options: tuple[str, ...] = ()
+    control: str = "control.sock"  # where in the folder
     before: Setting = nothing_special
 
 
@@ -131,7 +132,7 @@ def undergo(fault: Fault, folder: Path, seed: int) -> Outcome:
     try:
         with contextlib.ExitStack() as opened:
             env = opened.enter_context(fault.before(folder))
-            cluster = opened.enter_context(Cluster(folder, "deeds_app:app", *options, env=env))
+            cluster = opened.enter_context(Cluster(folder, "deeds_app:app", *options, env=env, control=fault.control))
             load = opened.enter_context(Load(cluster.bind, connections=8, fresh=0.5, pause_s=0.01, timeout_s=60.0))
             stage = Stage(cluster, load, seed)
             until("answers", lambda: load.snapshot().ok > 100)

@@ -215,6 +215,7 @@ def test_a_stale_control_socket_and_a_stale_pidfile_are_replaced(tmp_path: Path)
         "control.sock.0",
         "control.sock.lock",
         "control.sock.state",
+        "control.sock.state.new",
         "pid",
         "web.sock",
     ]

@@ -213,8 +213,8 @@ def test_no_process_socket_file_or_shared_memory_is_left_in_any_case(
     shared_memory = set(os.listdir("/dev/shm"))
     arguments = ("-w", "2", "--pidfile", str(tmp_path / "pid"), "--bind", f"unix:{tmp_path}/web.sock")
     with deeds(tmp_path, *arguments) as cluster:
-        own = ["control.sock", "control.sock.0", "control.sock.lock", "control.sock.state"]
-        assert list(files(tmp_path)) == [*own, "pid", "web.sock"]
+        own = ["", ".0", ".lock", ".state", ".state.new"]
+        assert list(files(tmp_path)) == [*(f"control.sock{each}" for each in own), "pid", "web.sock"]
         situation(cluster)
         stop_and_time(cluster, number)
         assert refuses(cluster)
