@@ -153,6 +153,8 @@ def _wrk(server: Server, scenario: Scenario, setup: Setup, seconds: int) -> list
     command += ["--timeout", "10s", "-s", str(WRK_LUA)]
     command += [] if scenario.keepalive else ["-H", "Connection: close"]
     command += [f"http://127.0.0.1:{server.port}{scenario.path}"]
+    if scenario.varied:
+        return [*command, "--", "varied"]
     return [*command, "--", str(scenario.post_bytes)] if scenario.post_bytes else command
 
 

@@ -20,6 +20,7 @@ class Scenario:
     path: str = "/"
     expected: bytes = b"Hello, World!"
     post_bytes: int = 0
+    varied: bool = False  # no two requests the same, which matters to who remembers them
     keepalive: bool = True
     threads: int = 8
     websocket: bool = False
@@ -27,6 +28,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("asgi-plaintext", "ASGI, 13 bytes", (*ASGI, *FIXED)),
+    Scenario("asgi-varied", "ASGI, 13 bytes, each request another", (*ASGI, *FIXED), varied=True),
     Scenario("asgi-log", "ASGI, 13 bytes, and a line of access log", LOGGING),
     Scenario("asgi-json", "ASGI, 1 KB of JSON", ASGI, path="/json", expected=json.dumps(RECORD).encode()),
     Scenario("asgi-10k", "ASGI, 10 KB", ASGI, path="/10k", expected=PIECE * 10),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from zttp import Request
 
 from supervisor.serve.access.trace import Trace
+from supervisor.serve.http1.familiar import Familiar
 
 if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
@@ -25,6 +26,7 @@ class Exchange(Protocol):
     """One request with the app, as the connection sees it."""
 
     request: Request
+    known: Familiar | None  # the head, when the same has come before; set by the connection before `start`
     raw_head: bytes  # as it came, for the flight recorder; set by the connection before `start`
     method: str
     legacy: bool  # the request came as HTTP/1.0

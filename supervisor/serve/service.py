@@ -36,6 +36,7 @@ from supervisor.serve.faults import name_cuts
 from supervisor.serve.handover import Giver
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
+from supervisor.serve.http1.familiar import Heads
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.patience import OnTurnedAway, Patience
 from supervisor.serve.sweep import Sweep
@@ -49,6 +50,8 @@ from supervisor.serve.wsgi.bridge import WsgiBridge
 if TYPE_CHECKING:
     from supervisor.serve.access.log import AccessLog
     from supervisor.serve.exchange import Exchange, Opener
+
+FORGETTING = 120  # ticks for which a head of a request is kept
 
 
 class Service:
@@ -75,6 +78,8 @@ class Service:
         self.tls: Tls | None = None
         self._tls_terms: dict[str, Any]
         self.parser = zttp.Connection(zttp.SERVER)
+        self.heads = Heads()
+        self.find_head = self.heads.find
         self.stamps = Stamps()
         self.stamps.set(time.time())
         self.draining = False
@@ -118,6 +123,7 @@ class Service:
         """Other limits than those of the settings, for requests from now on."""
         self.limits = limits
         self.small_head = limits.small_head
+        self.heads.forget()  # what is too large now
         self._tally.places = limits.connections
         self.open = self.bridge.open if limits.keepalive_requests == UNLIMITED else self._open_counted
         self._tls_terms = {"ssl_handshake_timeout": limits.tls_handshake, "ssl_shutdown_timeout": limits.write_idle}
@@ -423,4 +429,6 @@ class Service:
         self.tick = tick = self.tick + 1
         self.stamps.set(time.time())
         self._deadlines.run(tick)
+        if not tick % FORGETTING:
+            self.heads.forget()
         self._sweeper = self.loop.call_later(TICK, self._sweep)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import zttp
 
+from supervisor.serve.http1 import connection
 from supervisor.serve.limits import Limits
 from tests.serve.answers import Answered, read_answers
 from tests.serve.cases import CORPUS, Case, CaseError, load, parse
@@ -87,10 +88,12 @@ class Server:
         self.wired.settle()
         return answers
 
-    def outcome(self, pieces: list[bytes], limits: Limits, *, half_closed: bool = False) -> Outcome:
-        """What comes of these packets. `half_closed`: the client ends its half with the last one."""
+    def outcome(self, pieces: list[bytes], limits: Limits | None, *, half_closed: bool = False) -> Outcome:
+        """What comes of these packets. `half_closed`: the client ends its half with the last one. Limits that are None
+        stay as they are, and so does what the service has seen."""
         wired = self.wired
-        wired.service.set_limits(limits)
+        if limits is not None:
+            wired.service.set_limits(limits)
         self.apps.seen.clear()
         client = wired.connect()
         for piece in pieces[:-1]:
@@ -144,6 +147,12 @@ def expected(case: Case) -> Outcome:
 
 def test_whole(server: Server, case: Case) -> None:
     assert server.outcome([case.wire], case.limits) == expected(case)
+
+
+def test_when_it_has_come_before(server: Server, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SELDOM", 0)
+    wanted = [server.outcome([case.wire], case.limits)]
+    assert [server.outcome([case.wire], None) for _ in range(4)] == 4 * wanted
 
 
 def test_with_the_end_of_the_client_in_the_same_breath(server: Server, case: Case) -> None:

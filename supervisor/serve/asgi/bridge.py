@@ -32,6 +32,7 @@ from supervisor.serve.asgi.extensions import (
 from supervisor.serve.asgi.turns import Turns
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.http1.answer import JOINED, AnswerError, Lines, plain, render
+from supervisor.serve.http1.familiar import Familiar
 from supervisor.serve.http1.head import PERCENT, decode_path, mounted
 from supervisor.serve.line import Line
 from supervisor.serve.patience import arrival
@@ -111,6 +112,7 @@ class AsgiExchange(ExtendedAnswer):
         "_told",
         "holds_body",
         "is_plain",
+        "known",
         "raw_head",
         "since",
     )
@@ -134,6 +136,7 @@ class AsgiExchange(ExtendedAnswer):
         self.status = 0
         self.sent = 0
         self.request = request
+        self.known: Familiar | None = None
         self.raw_head: bytes  # empty from when it has a seat in the recorder
         self.trace = Trace(request, connection.origin is not None, bridge)
         self.since = monotonic()
@@ -308,17 +311,26 @@ class AsgiExchange(ExtendedAnswer):
             bridge.current.value = self.raw_head
         except ValueError:
             bridge.current.value = fitting(self.raw_head)
-        raw = self._path
-        path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
-        root = bridge.root_path
+        known = self.known
+        if known is not None and known.draft:
+            draft = known.draft
+            scope = draft.copy()  # the app's own, as all that it could change
+            scope["headers"] = draft["headers"].copy()
+        else:
+            raw = self._path
+            path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
+            root = bridge.root_path
+            scope = bridge.scope.copy()  # filling in a copy costs less than building it
+            scope["method"] = self.method
+            scope["path"] = mounted(root, path) if root else path
+            scope["raw_path"] = raw
+            scope["query_string"] = self._query
+            scope["headers"] = headers = self.request.headers.to_list(lowercase_names=True)  # type: ignore[union-attr]
+            if known is not None:
+                known.draft = scope.copy()
+                known.draft["headers"] = headers.copy()
         state = bridge.state
-        scope = bridge.scope.copy()  # filling in a copy costs less than building it
-        scope["method"] = self.method
         scope["scheme"] = connection.scheme
-        scope["path"] = mounted(root, path) if root else path
-        scope["raw_path"] = raw
-        scope["query_string"] = self._query
-        scope["headers"] = self.request.headers.to_list(lowercase_names=True)  # type: ignore[union-attr]
         scope["client"] = connection.client
         scope["server"] = connection.server
         scope["state"] = state.copy() if state else {}

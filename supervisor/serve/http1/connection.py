@@ -18,6 +18,7 @@ from supervisor.serve.faults import complain
 from supervisor.serve.http1.answer import plain
 from supervisor.serve.http1.body import BodyError, ChunkedBody, SizedBody
 from supervisor.serve.http1.ending import Ending
+from supervisor.serve.http1.familiar import LONGEST, SELDOM
 from supervisor.serve.http1.head import (
     HASH,
     HEAD_END,
@@ -57,7 +58,25 @@ class Connection(Ending):
     def data_received(self, data: bytes) -> None:
         state = self.state
         if state is IDLE:
-            self._take(data, 0)
+            service = self.service
+            known = service.find_head(data) if len(data) <= LONGEST else None
+            if known is None:
+                self._take(data, 0)
+                return
+            # What `_take` does for the ordinary request, written out as it is there.
+            self.state = BUSY
+            self.expires = NEVER
+            tally = self.tally
+            tally.inflight += 1
+            tally.row[STARTED] = tally.started = tally.started + 1
+            origin, request = self.origin, known.request
+            if origin is not None and (origin.told or len(request.headers) > 1):
+                origin.look_through(self, request)
+            self._last = last = known.last
+            exchange = self.exchange = service.open(self, request, known.path, known.query, known.method, not last)
+            exchange.raw_head = data
+            exchange.known = known
+            exchange.start()
         elif state is HEAD:
             held = self._rest
             self._take(held + data, len(held))
@@ -160,6 +179,8 @@ class Connection(Ending):
             exchange = self.exchange = service.open(self, request, request.path, request.query, method, not last)
             exchange.raw_head = head
             exchange.start()
+            if not tally.started & SELDOM:
+                service.heads.note(head, request, method, last)
         else:
             self._take_unusual(head, request, judge(request), parser)
 

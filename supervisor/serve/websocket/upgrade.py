@@ -25,6 +25,7 @@ from supervisor.serve.access.trace import Trace
 from supervisor.serve.asgi.inbox import Inbox
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.http1.answer import Answer, AnswerError, Lines, plain, render
+from supervisor.serve.http1.familiar import Familiar
 from supervisor.serve.http1.head import Refusal, decode_path, fields, mounted
 from supervisor.serve.websocket.framing import CodeError, Framing, OfferError
 from supervisor.serve.websocket.handshake import Handshake, agree, judge_handshake, refuse
@@ -65,6 +66,7 @@ class Upgrade(Answer):
         "_task",
         "_verdict",
         "holds_body",
+        "known",
         "method",
         "raw_head",
         "request",
@@ -84,6 +86,7 @@ class Upgrade(Answer):
         super().__init__("GET", False, False)
         self.method = "GET"
         self.request = request
+        self.known: Familiar | None = None
         self.raw_head: bytes
         self.trace = Trace(request, connection.origin is not None, bridge)
         self.since = monotonic()

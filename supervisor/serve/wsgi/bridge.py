@@ -21,6 +21,7 @@ from supervisor.serve.access.trace import Trace
 from supervisor.serve.faults import ClientDisconnectedError
 from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Lines, render_text
 from supervisor.serve.http1.body import SizedBody
+from supervisor.serve.http1.familiar import Familiar
 from supervisor.serve.patience import arrival
 from supervisor.serve.wsgi.environ import Environ, Environs, set_length
 from supervisor.serve.wsgi.inline import Inline
@@ -144,6 +145,7 @@ class WsgiExchange(Answer):
         "gone",
         "holds_body",
         "is_plain",
+        "known",
         "method",
         "path",
         "query",
@@ -165,6 +167,7 @@ class WsgiExchange(Answer):
         self.status = 0
         self.sent = 0
         self.request = request
+        self.known: Familiar | None = None
         self.raw_head: bytes
         self.path = path
         self.query = query

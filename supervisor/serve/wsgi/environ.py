@@ -28,6 +28,7 @@ Environ = dict[str, Any]
 
 _NAMES_KEPT = 1024
 _ADDRESSES_KEPT = 256
+_DRAFTS_KEPT = 8  # of one head
 _FIXED = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 _names: dict[bytes, str] = {}
 _LEFT_OUT = {"HTTP_PROXY"}  # httpoxy: CGI libraries take it for their own setting (CVE-2016-5385)
@@ -123,6 +124,17 @@ class Environs:
 
     def of(self, exchange: WsgiExchange, connection: Connection) -> Environ:
         """The environ of one request. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
+        server, known = connection.server, exchange.known
+        draft = known.draft.get(server) if known is not None and connection.scheme == "http" else None
+        environ = self._draft(exchange, connection) if draft is None else draft.copy()
+        environ["holdfast.trace"] = exchange.trace
+        if connection.client is not None:
+            environ["REMOTE_ADDR"], port = connection.client
+            environ["REMOTE_PORT"] = str(port)
+        return environ
+
+    def _draft(self, exchange: WsgiExchange, connection: Connection) -> Environ:
+        """All but the client. A head that is known keeps a copy for each address of ours it has been asked at."""
         server = connection.server
         environ = (self._known.get(server) or self._at(server)).copy()
         request = exchange.request
@@ -133,10 +145,6 @@ class Environs:
         if "%" in path:
             path = unquote_to_bytes(path).decode("latin-1")
         environ["PATH_INFO"] = path
-        environ["holdfast.trace"] = exchange.trace
-        if connection.client is not None:
-            environ["REMOTE_ADDR"], port = connection.client
-            environ["REMOTE_PORT"] = str(port)
         if exchange.method != "GET" or exchange.legacy or self._root or connection.scheme != "http":
             self._differ(environ, exchange, connection)
         names, headers = _names, request.headers
@@ -148,6 +156,9 @@ class Environs:
             size = -1
         if len(environ) != size:
             _fill(environ, fields(request))
+        known = exchange.known
+        if known is not None and connection.scheme == "http" and len(known.draft) < _DRAFTS_KEPT:
+            known.draft[server] = environ.copy()
         return environ
 
     def _at(self, server: tuple[str, int | None] | None) -> Environ:
