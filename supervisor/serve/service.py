@@ -33,6 +33,7 @@ from supervisor.serve.edge.proxy import Told
 from supervisor.serve.edge.secure import SecureConnection
 from supervisor.serve.edge.tls import Tls
 from supervisor.serve.faults import name_cuts
+from supervisor.serve.gathering import Gathering
 from supervisor.serve.handover import Giver
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
@@ -77,6 +78,7 @@ class Service:
         self.tick = 0
         self.tls: Tls | None = None
         self._tls_terms: dict[str, Any]
+        self.gathering = Gathering(loop)
         self.parser = zttp.Connection(zttp.SERVER)
         self.heads = Heads()
         self.find_head = self.heads.find
@@ -279,6 +281,7 @@ class Service:
         time or over half the drain timeout. `on_empty` is called when no connection and no app code is left, and all
         that was given was taken."""
         self.lend(None, 0)
+        self.gathering.stop()
         self.draining = True
         self.bridge.draining.set()
         if outlet is not None:
@@ -324,6 +327,7 @@ class Service:
     def cut(self) -> int:
         """End everything at once, and name it; returns how many requests that has cost."""
         self._stop_giving()
+        self.gathering.post()
         requests = [exchange for each in self._connections if (exchange := each.exchange) is not None]
         name_cuts(requests, [each for each in self.bridge.live if each not in requests])
         self._is_cut = True

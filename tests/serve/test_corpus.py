@@ -4,12 +4,14 @@ other requests, to an ASGI and to a WSGI app; and a second, independent reading 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import zttp
 
+from supervisor.serve import gathering
 from supervisor.serve.http1 import connection
 from supervisor.serve.limits import Limits
 from tests.serve.answers import Answered, read_answers
@@ -139,6 +141,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _hold_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second answer waits for the end of the loop's turn, however long after the first it comes."""
+    monkeypatch.setattr(gathering, "CLOSE", math.inf)
 
 
 def expected(case: Case) -> Outcome:

@@ -390,7 +390,7 @@ class AsgiExchange(ExtendedAnswer):
         self._phase = DONE
         if self._changed is not None:
             self._changed.set()
-        connection.finish(data)
+        service.gathering.finish(connection, data)
 
     def _stream(self, body: bytes) -> None:
         data = self.more(body) if self._phase is BODY else self._open(BODY) + self.more(body)

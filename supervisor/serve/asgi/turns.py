@@ -202,6 +202,7 @@ class Turns:
                 or (size and not all(map(operator.is_, context.values(), values)))
             ):
                 self._part(batch)
+        bridge.service.gathering.post()
         bridge.current.value = b""  # none runs its first step: `leave`, written out
 
     def _after_first_step(self, task: asyncio.Task[None], batch: list[AsgiExchange]) -> None:

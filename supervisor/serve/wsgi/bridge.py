@@ -389,7 +389,7 @@ class WsgiExchange(Answer):
         self.sent = size
         pool = self.bridge.pool
         if pool is None:
-            connection.finish(data)
+            service.gathering.finish(connection, data)
         else:
             pool.outbox.append((self, data, None))
         return True
