@@ -94,6 +94,7 @@ class Admission:
         is_held = self._service.is_held = breaker.phase is Phase.OPEN
         if is_held:
             self._acceptor.pause()
+            self._acceptor.ration(None)  # of the trial that has failed: who is forsaken is taken all the same
         elif breaker.phase is Phase.CLOSED:
             self._acceptor.ration(None)
         self._judge()

@@ -157,3 +157,17 @@ def test_nothing_is_taken_in_a_turn_that_comes_late() -> None:
     late[0] = False
     assert door.taken() == 2
     door.close()
+
+
+def test_a_trial_that_fails_does_not_keep_it_from_taking_whom_nobody_takes(stage: Stage) -> None:
+    stage.tick(1.0)
+    while stage.service.is_held:
+        stage.tick()
+    stage.door.knock(1)
+    assert stage.door.taken() == 1  # the trial's only one
+    stage.tick(1.0)
+    stage.door.knock(3)
+    for _ in range(4):
+        stage.tick()
+    assert stage.door.taken() >= 3
+    assert stage.service.is_held

@@ -23,6 +23,7 @@ from supervisor.kernel.board import Cell, private_row
 from supervisor.serve.access.line import Writer
 from supervisor.serve.access.log import AccessLog
 from supervisor.serve.access.trace import Trace
+from supervisor.serve.http1.familiar import Familiar
 from supervisor.serve.limits import Limits
 from tests.serve.harness import Harness, echo, eventually, wsgi_echo
 
@@ -34,6 +35,7 @@ class Exchange:
     sent = 5
     keep = True
     holds_body = False
+    known: Familiar | None = None
 
     def __init__(self, raw: bytes, since: float) -> None:
         request = zttp.Connection(zttp.SERVER).receive_event(raw)
