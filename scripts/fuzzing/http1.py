@@ -41,7 +41,7 @@ TIGHT = Limits(
 )
 PATIENCE = 8  # seconds after which every deadline of TIGHT has passed, one after another
 
-ENDS, WSGI, PLANNED, STEPPED, TIGHTLY, WAITS, SLOW = range(7)  # bits of a plan's flags
+ENDS, WSGI, PLANNED, STEPPED, TIGHTLY, WAITS, SLOW, EARLY = range(8)  # bits of a plan's flags
 REFUSALS = frozenset((400, 408, 413, 414, 431, 501, 505))
 
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -62,6 +62,9 @@ _PLANS = (
     written(STEPPED, ENDS, cuts=b"\xff"),
     written(STEPPED, WSGI, cuts=b"\xff"),
     written(PLANNED, STEPPED, TIGHTLY, WAITS, cuts=b"\x4c", acts=bytes((8, 2, 130, 3))),
+    written(EARLY),
+    written(EARLY, STEPPED, ENDS, cuts=b"\x4c"),
+    written(EARLY, PLANNED, STEPPED, SLOW, setting=1, cuts=b"\xc0", acts=b"\x02", room=3),
     written(PLANNED, STEPPED, SLOW, setting=1, cuts=b"\xc0", acts=b"\x02", room=3),
     written(PLANNED, SLOW, ENDS, setting=1, cuts=b"\x4c", acts=bytes((9, 1, 2, 3, 4, 5)), room=9, pace=9),
 )
@@ -106,9 +109,9 @@ def check(data: bytes) -> None:
 def _check_echo(plan: Plan, wire: bytes, reading: Reading) -> None:
     """An app that reads all and then answers: the outcome is known."""
     wired = service(wsgi=plan.has(WSGI), tight=plan.has(TIGHTLY))
-    whole = _outcome(wired, plan, [wire], reading)
+    whole = _outcome(wired, plan._replace(flags=plan.flags & ~(1 << EARLY)), [wire], reading)
     pieces = plan.pieces(wire)
-    if len(pieces) > 1:
+    if len(pieces) > 1 or plan.has(EARLY):
         cut = _outcome(wired, plan, pieces, reading)
         assert cut == whole, f"cut {cut} != whole {whole}"
     if not plan.has(TIGHTLY):
@@ -117,7 +120,7 @@ def _check_echo(plan: Plan, wire: bytes, reading: Reading) -> None:
 
 def _outcome(wired: Wired, plan: Plan, pieces: list[bytes], reading: Reading) -> Outcome:
     apps.begin(None)
-    client = wired.connect()
+    client = wired.connect(first=pieces.pop(0) if plan.has(EARLY) and pieces else b"")
     for piece in pieces:
         client.send(piece)
         if plan.has(STEPPED):
@@ -175,8 +178,10 @@ def _check_planned(plan: Plan, wire: bytes, reading: Reading) -> None:
     """An app that does anything, a client that is slow or goes: only the order of things is known."""
     wired = service(wsgi=plan.has(WSGI), tight=plan.has(TIGHTLY))
     apps.begin(plan)
-    client = wired.connect(room=plan.room * 16 if plan.has(SLOW) else 1 << 40)
-    for piece in plan.pieces(wire):
+    pieces = plan.pieces(wire)
+    first = pieces.pop(0) if plan.has(EARLY) and pieces else b""
+    client = wired.connect(room=plan.room * 16 if plan.has(SLOW) else 1 << 40, first=first)
+    for piece in pieces:
         client.send(piece)
         if plan.has(STEPPED):
             wired.settle()

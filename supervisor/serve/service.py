@@ -39,6 +39,7 @@ from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
 from supervisor.serve.http1.familiar import Heads
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
+from supervisor.serve.newcomers import Newcomers
 from supervisor.serve.patience import OnTurnedAway, Patience
 from supervisor.serve.sweep import Sweep
 from supervisor.serve.tally import Tally
@@ -95,6 +96,7 @@ class Service:
         self._trust = Trust(settings.forwarded_allow_ips)
         self._introduction = Introduction(self._trust)
         self.introduce = self._introduction.introduce
+        self._newcomers = Newcomers(loop, self.context, self.introduce)
         self.recorder: Recorder = Recorder(row)
         self._on_empty = on_empty
         self._emptied = False
@@ -243,27 +245,34 @@ class Service:
         """Take over a connection fresh from `accept`. `peer` and `here` are its addresses as the socket module has
         them; they are asked for when None."""
         if self._gate is None:
-            connection = self._attach(sock, self._tally)
-            if connection is not None:
-                self._introduction.address(connection, peer, here)
+            self._admit(sock, None, peer, here)
         else:
             sock.setblocking(False)
             self._gate.take(sock, self.limits.proxy_header)
 
-    def _admit(self, sock: socket.socket, told: Told | None) -> None:
+    def _admit(self, sock: socket.socket, told: Told | None, peer: object = None, here: object = None) -> None:
         """A connection whose PROXY header, if it should have one, was read."""
-        connection = self._attach(sock, self._tally)
-        if told is not None and connection is not None:
+        tls = None if self.tls is None or sock.family == socket.AF_UNIX else self.tls
+        connection = Connection(self, self._tally) if tls is None else SecureConnection(self, self._tally, tls)
+        if told is not None:
             self._introduction.expect(connection, told)
+        self._connections.add(connection)
+        self._tally.opened()
+        if tls is None:
+            self._newcomers.welcome(connection, sock, peer, here)
+        else:
+            attach(self.loop, connection, sock, self._tls_terms)
 
     def adopt(self, sock: socket.socket, handed: HandOver) -> None:
         """Go on with a connection, non-blocking, that another worker has handed over."""
-        connection = self._attach(sock, self._tally, handed)
-        if connection is not None:
-            self._introduction.expect(connection, handed)
-            connection.asked = handed.asked
-            longest = max(self.limits.keepalive, self.limits.first_byte)
-            connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
+        connection = Connection(self, self._tally)
+        self._introduction.expect(connection, handed)
+        connection.asked = handed.asked
+        longest = max(self.limits.keepalive, self.limits.first_byte)
+        connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
+        self._connections.add(connection)
+        self._tally.opened(accepted=False)
+        attach(self.loop, connection, sock)
 
     async def probe(self, path: str) -> int:
         """The status that GET `path` gets through the whole stack; 0 when there is no answer. Counted nowhere."""
@@ -271,7 +280,10 @@ class Service:
         ours.setblocking(False)
         theirs.setblocking(False)
         with ours:
-            self._attach(theirs, Tally(private_row(), 1 << 30, lambda: None))
+            connection = Connection(self, Tally(private_row(), 1 << 30, lambda: None))
+            self._connections.add(connection)
+            connection.tally.opened()
+            attach(self.loop, connection, theirs)
             return await ask(self.loop, ours, path)
 
     def drain(self, linger: float | None, outlet: Channel | None = None) -> None:
@@ -397,15 +409,6 @@ class Service:
         self._connections.discard(connection)
         connection.tally.handed_over()
         self.dismisses_idle = self.draining or self.hands_over
-
-    def _attach(self, sock: socket.socket, tally: Tally, handed: HandOver | None = None) -> Connection | None:
-        tls = self.tls if sock.family != socket.AF_UNIX and handed is None else None
-        connection = Connection(self, tally) if tls is None else SecureConnection(self, tally, tls)
-        if not attach(self.loop, connection, sock, self._tls_terms if tls else {}):
-            return None
-        self._connections.add(connection)
-        tally.opened(accepted=handed is None)
-        return connection
 
     def _close_idle(self) -> None:
         self._closes_idle = self.dismisses_idle = True

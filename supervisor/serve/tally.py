@@ -65,7 +65,8 @@ class Tally:
         """A connection is gone."""
         self.connections -= 1
         self.row[_CONNECTIONS] = self.connections
-        self.made_place()
+        if self._is_crowded:
+            self.made_place()
 
     def has_place(self, others: int) -> bool:
         """Whether one more connection may be open, with `others` that are not counted here; when not, `on_room` is

@@ -26,6 +26,7 @@ from typing import Protocol
 from supervisor.kernel.board import Cell, Row
 from supervisor.kernel.door import Door, silence
 
+ANY = 1 << 62  # connections: as many as there is room for
 WHILE_IDLE = 4  # connections taken in one wake-up by a worker with nothing under way
 WHILE_QUEUEING = 64  # by one with more than it can begin: its turns are long, and nobody took them in the last one
 ASK_EVERY = 0.01  # seconds, or less often, that one just taken is asked how long it has waited
@@ -100,8 +101,8 @@ class Acceptor:
         self._is_short = False
         self._is_patient = False
         self._taken = 0
-        self._allowed: int | None = None  # connections in all
-        self._ration: int | None = None  # connections in all, until the next is given out
+        self._allowed = ANY  # connections in all
+        self._ration = ANY  # connections in all, until the next is given out
         self._ask_at = 0.0  # loop time
         self._is_behind = False  # those at the door have waited for long
         self._lying = 0  # looks in a row, while it was full, at which somebody waited
@@ -125,14 +126,14 @@ class Acceptor:
 
     def allow(self, connections: int | None) -> None:
         """Take so many in all, counted from the first; None: as many as there is room for."""
-        self._allowed = connections
+        self._allowed = ANY if connections is None else connections
         if self._is_open:
             self.open()
 
     def ration(self, connections: int | None) -> None:
         """Take so many from now on, until this is called again; None: any number."""
         self._looks = 0
-        self._ration = None if connections is None else self._taken + connections
+        self._ration = ANY if connections is None else self._taken + connections
         if self._is_open:
             self.open()
 
@@ -170,8 +171,9 @@ class Acceptor:
         if self._is_late():
             return
         for fd, _events in self._epoll.poll(0, len(self._doors)):
-            for _ in range(self._at_once()):
-                if not (self._has_room() and self._take(self._doors[fd])):
+            door = self._doors[fd]
+            for _ in range(min(self._at_once(), self._room())):
+                if not (self._taker.has_place() and self._take(door)):
                     break
             if not self._is_watching:
                 return
@@ -184,30 +186,30 @@ class Acceptor:
 
     @property
     def _is_used_up(self) -> bool:
-        taken = self._taken
-        return (self._allowed is not None and taken >= self._allowed) or (
-            self._ration is not None and taken >= self._ration
-        )
+        return self._taken >= self._allowed or self._taken >= self._ration
 
     def _is_full(self) -> bool:
         """No request more, or no connection more, has a place; the taker says when one has."""
         return self._taker.is_full() or not self._taker.has_place()
 
-    def _has_room(self) -> bool:
-        """Whether one more connection could be served; if not, stop watching until there may be room again."""
+    def _room(self) -> int:
+        """How many more connections could be served; if none, stop watching until there may be room again."""
         taker = self._taker
         if self._is_used_up:
             self._look_away()
-            return False
+            return 0
         if self._is_full():
             self.pause()
             self._be_patient()
-            return False
-        if taker.load + self._silent() >= taker.capacity and not (taker.is_queueing or self._doubts()):
+            return 0
+        room = taker.capacity - taker.load - self._silent()
+        if room < WHILE_QUEUEING and (taker.is_queueing or self._doubts()):
+            room = WHILE_QUEUEING
+        if room <= 0:
             self._look_away()
             self._loop.call_later(FIRST_REQUEST_PAUSE, self._look_again)
-            return False
-        return True
+            return 0
+        return min(room, self._allowed - self._taken, self._ration - self._taken)
 
     def _silent(self) -> int:
         """Connections taken lately that have brought no request yet."""

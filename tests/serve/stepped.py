@@ -51,7 +51,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         self.failures.append(context.get("exception") or RuntimeError(context["message"]))
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **_: Any) -> Any:
-        client: Client = sock
+        client: Client = sock.client
         protocol = protocol_factory()
         client.transport = MemoryTransport(self, protocol, client)
         made: asyncio.Future[None] = self.create_future()
@@ -204,9 +204,7 @@ class MemoryTransport(asyncio.Transport):
 
 
 class Client:
-    """The far end of a connection, and to the service the socket that was accepted."""
-
-    family = socket.AF_INET
+    """The far end of a connection."""
 
     def __init__(self, wired: Wired, room: int, address: tuple[str, int]) -> None:
         """`room`: how many bytes the kernel takes before the client reads any."""
@@ -220,6 +218,7 @@ class Client:
         self.ended = False  # the server's half
         self.closed = False  # both
         self.was_cut = False  # without a word
+        self.has_gone = False  # us, in the same way
         self._wired = wired
 
     def send(self, data: bytes) -> None:
@@ -235,6 +234,7 @@ class Client:
 
     def reset(self) -> None:
         """Go without a word."""
+        self.has_gone = True
         if self.transport is not None and not self.closed:
             self.transport.reset()
 
@@ -255,34 +255,58 @@ class Client:
         if self.transport is not None:
             self.transport.look()
         else:
-            self._wired.loop.call_soon(self._wired.loop.call_reader, self.fileno())
+            self._wired.loop.call_soon(self._wired.loop.call_reader, id(self))
 
-    # What the service does with an accepted socket.
+
+class AcceptedSocket:
+    """What the service gets for a `Client`."""
+
+    family = socket.AF_INET
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
 
     def getpeername(self) -> tuple[str, int]:
-        return self.address
+        return self.client.address
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 8000
 
     def setblocking(self, _is_blocking: bool) -> None:
         """It never blocks."""
 
     def fileno(self) -> int:
-        return id(self)
+        return id(self.client)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        self.join()
-        if not self.unread:
-            if self.has_ended:
+        client = self.client
+        client.join()
+        if client.has_gone:
+            raise ConnectionResetError
+        if not client.unread:
+            if client.has_ended:
                 return b""
             raise BlockingIOError
-        data = self.unread.popleft()
+        data = client.unread.popleft()
         if flags & socket.MSG_PEEK:
-            self.unread.appendleft(data)
+            client.unread.appendleft(data)
         elif data[size:]:
-            self.unread.appendleft(data[size:])
+            client.unread.appendleft(data[size:])
         return data[:size]
 
+    def send(self, data: bytes) -> int:
+        client = self.client
+        if client.has_gone:
+            raise ConnectionResetError
+        count = min(len(data), client.room)
+        if not count:
+            raise BlockingIOError
+        client.received += data[:count]
+        client.room -= count
+        return count
+
     def close(self) -> None:
-        self.closed = True
+        self.client.closed = True
 
 
 class Wired:
@@ -317,11 +341,15 @@ class Wired:
         self.loop.create_task(self.service.startup())
         self.settle()
 
-    def connect(self, room: int = 1 << 40, address: tuple[str, int] = ("127.0.0.1", 50000)) -> Client:
-        """A fresh connection."""
+    def connect(
+        self, room: int = 1 << 40, address: tuple[str, int] = ("127.0.0.1", 50000), first: bytes = b""
+    ) -> Client:
+        """A fresh connection, on which `first` has come by the time that it is taken."""
         client = Client(self, room, address)
+        if first:
+            client.unread.append(first)
         with self._running():
-            self.service.accepted(client)  # type: ignore[arg-type]
+            self.service.accepted(AcceptedSocket(client))  # type: ignore[arg-type]
         return client
 
     def settle(self) -> None:

@@ -90,28 +90,32 @@ class Server:
         self.wired.settle()
         return answers
 
-    def outcome(self, pieces: list[bytes], limits: Limits | None, *, half_closed: bool = False) -> Outcome:
+    def outcome(
+        self, pieces: list[bytes], limits: Limits | None, *, half_closed: bool = False, first: bytes = b""
+    ) -> Outcome:
         """What comes of these packets. `half_closed`: the client ends its half with the last one. Limits that are None
-        stay as they are, and so does what the service has seen."""
+        stay as they are, and so does what the service has seen. `first` is there by the time that the connection is
+        taken."""
         wired = self.wired
         if limits is not None:
             wired.service.set_limits(limits)
         self.apps.seen.clear()
-        client = wired.connect()
+        client = wired.connect(first=first)
         for piece in pieces[:-1]:
             client.send(piece)
             wired.settle()
-        client.send(pieces[-1])
+        client.send(pieces[-1] if pieces else b"")
         if half_closed:
             client.end()
         wired.settle()
         end = "closed" if client.ended or client.closed else "open"
-        statuses = _statuses(client, _methods(b"".join(pieces)))
+        methods = _methods(first + b"".join(pieces))
+        statuses = _statuses(client, methods)
         client.end()
         wired.settle()
         if end == "open":
             assert client.closed, "a client that ends its half is left waiting"
-            assert _statuses(client, _methods(b"".join(pieces))) == statuses
+            assert _statuses(client, methods) == statuses
         client.reset()
         wired.settle()
         wired.assert_idle()
@@ -166,6 +170,17 @@ def test_when_it_has_come_before(server: Server, case: Case, monkeypatch: pytest
 def test_with_the_end_of_the_client_in_the_same_breath(server: Server, case: Case) -> None:
     outcome = server.outcome([case.wire], case.limits, half_closed=True)
     assert outcome == expected(case)._replace(end="closed")
+
+
+def test_there_before_the_connection_is_taken(server: Server, case: Case) -> None:
+    assert server.outcome([], case.limits, first=case.wire) == expected(case)
+    outcome = server.outcome([], case.limits, first=case.wire, half_closed=True)
+    assert outcome == expected(case)._replace(end="closed")
+
+
+def test_in_part_there_before_the_connection_is_taken(server: Server, case: Case) -> None:
+    for at in range(1, len(case.wire)):
+        assert server.outcome([case.wire[at:]], case.limits, first=case.wire[:at]) == expected(case), at
 
 
 def test_cut_at_every_byte(server: Server, case: Case) -> None:

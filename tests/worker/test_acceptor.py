@@ -155,8 +155,9 @@ def test_who_lets_them_wait_takes_those_for_whom_nobody_has_had_room(door: Door)
     assert door.taken() == 3, "its breaker is open"
 
 
-def test_who_has_more_than_it_can_begin_takes_all_that_wait_at_once(door: Door) -> None:
-    door.taker.inflight = 1
+@pytest.mark.parametrize("inflight", [1, 99])
+def test_who_has_more_than_it_can_begin_takes_all_that_wait_at_once(door: Door, inflight: int) -> None:
+    door.taker.inflight = inflight
     door.taker.is_queueing = True
     door.knock(30)
     door.acceptor.open()
@@ -211,6 +212,16 @@ def test_a_worker_that_leaves_sweeps_the_queue_whatever_it_was_allowed(door: Doo
     assert door.taken() == 0
     door.acceptor.close(sweep=True)
     assert len(door.taker.socks) == 2
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_who_has_room_for_few_takes_no_more_in_one_turn(door: Door, room: int) -> None:
+    door.taker.capacity = room
+    door.knock(10)
+    door.acceptor.open()
+    door.loop.run_until_complete(asyncio.sleep(0))
+    door.loop.run_until_complete(asyncio.sleep(0))
+    assert len(door.taker.socks) == room
 
 
 def test_connections_just_taken_are_waited_for_as_if_they_were_requests(door: Door) -> None:

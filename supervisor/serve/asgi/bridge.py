@@ -377,10 +377,10 @@ class AsgiExchange(ExtendedAnswer):
             self.keep = False
         lines = self._lines
         size = len(body)
-        if lines.simple and size == lines.declared and size < JOINED and self.keep and self.is_plain:
+        if lines.simple and size == lines.declared and size < JOINED and self.is_plain:
             self.status = lines.status  # `whole`, written out for the answer that most are
             self.sent = size
-            stamp = service.stamps.last
+            stamp = service.stamps.last if self.keep else service.stamps.farewell
             data = (lines.head if lines.stamp is stamp else lines.stamped(stamp)) + body
         else:
             data, apart = self.whole(lines, body, service.stamps)

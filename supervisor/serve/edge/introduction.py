@@ -34,25 +34,21 @@ class Introduction:
         """It has come to nothing."""
         self._told.pop(connection, None)
 
-    def address(self, connection: Connection, peer: object, here: object) -> None:
-        """What `accept` has told of both ends; None was not told, and will be asked for."""
-        connection.client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-        connection.server = self._shared(here) if here is not None else None
-
-    def introduce(self, connection: Connection, scheme: str) -> None:
-        """Tell a connection that has just got its transport its client, its server, and whom it may speak for."""
+    def introduce(self, connection: Connection, scheme: str, peer: object = None, here: object = None) -> None:
+        """Tell a connection that has just got its transport its client, its server, and whom it may speak for. `peer`
+        and `here` are its ends as `accept` has told them; None was not told, and is asked for."""
         told = self._told.pop(connection, None) if self._told else None
         client: Client
         server: Server
         if isinstance(told, HandOver):
             client, server, scheme = told.client, told.server and self._shared(told.server), told.scheme
         else:
-            client, server = connection.client, connection.server
-            if client is None:
+            if peer is None:
                 peer = connection.transport.get_extra_info("peername")
-                client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-            if server is None:
-                server = self._shared(connection.transport.get_extra_info("sockname"))
+            client = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+            if here is None:
+                here = connection.transport.get_extra_info("sockname")
+            server = self._shared(here)
             if told is not None:
                 client = None if told.is_unix else told.source or client
                 server = told.destination or server

@@ -61,7 +61,7 @@ class AnswerError(HoldfastError):
 class Stamps:
     """The `date` and `server` lines every answer carries, rendered once a second."""
 
-    __slots__ = ("both", "date", "last", "server")
+    __slots__ = ("both", "date", "farewell", "last", "server")
 
     def __init__(self) -> None:
         self.server = b"server: holdfast\r\n"
@@ -76,6 +76,7 @@ class Stamps:
         self.date = f"date: {day}, {seconds.tm_mday:02} {month} {seconds.tm_year} {clock} GMT\r\n".encode("ascii")
         self.both = self.date + self.server
         self.last = self.both + b"\r\n"  # with the empty line that ends a head
+        self.farewell = self.both + b"connection: close\r\n\r\n"  # the same of a connection's last answer
 
     def besides(self, seen: int) -> bytes:
         """The lines that the app has not written itself."""

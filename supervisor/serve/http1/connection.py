@@ -101,7 +101,8 @@ class Connection(Ending):
         self.state = CLOSED
         self.expires = NEVER
         self.outgoing.clear()
-        self.drop_file()
+        if self.file is not None:
+            self.drop_file()
         self._rest = b""
         self.body = None
         exchange, self.exchange = self.exchange, None

@@ -77,6 +77,16 @@ class Ending(Outgoing):
 
     # Reading on, or not.
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the transport is to read."""
+        return self._reading
+
+    @property
+    def awaits_last_answer(self) -> bool:
+        """Whether the client has said all that it has to say, and an answer is all that is missing."""
+        return self.state is BUSY and self._last is True and self.body is None
+
     def pause_reading(self) -> None:
         """Leave further bytes to the kernel, and so to the client."""
         if self._reading:

@@ -80,6 +80,11 @@ class WebSocket(asyncio.Protocol):
         self._unsent = 0
         self._written = 0  # since the loop was last given its turn
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the transport is to read."""
+        return self._reading
+
     # What the app's exchange calls.
 
     def write(self, message: Any) -> None:

@@ -379,11 +379,11 @@ class WsgiExchange(Answer):
             or not lines.simple
             or size != lines.declared
             or size >= JOINED
-            or not (self.keep and self.is_plain)
+            or not self.is_plain
             or service.draining
         ):
             return False
-        stamp = service.stamps.last
+        stamp = service.stamps.last if self.keep else service.stamps.farewell
         data = (lines.head if lines.stamp is stamp else lines.stamped(stamp)) + body
         self.status = lines.status
         self.sent = size
