@@ -36,6 +36,11 @@ class Evenness(Struct, frozen=True):
     not_before: float = 0.0
     pause: float = FIRST_PAUSE
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """It was uneven at one look, and the next decides."""
+        return self.was_uneven and self.asked_at is None
+
 
 class Lending(Struct, frozen=True):
     """Each of `lenders` gives so many; up to `share` connections each of the others takes them at once."""

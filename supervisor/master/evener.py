@@ -18,6 +18,7 @@ from supervisor.master.relay import Relay
 from supervisor.master.worker import Worker
 
 LOOK_EVERY = 0.25  # seconds
+LOOK_AGAIN = 0.1  # seconds, when it has just become uneven
 
 
 class EvenerOwner(Protocol):
@@ -40,14 +41,18 @@ class Evener:
     def begin(self) -> None:
         """There is a worker. Harmless when it has begun."""
         if self._timer is None:
-            self._timer = self._reactor.call_later(LOOK_EVERY, self._look)
+            pause = LOOK_AGAIN if self._state.is_in_doubt else LOOK_EVERY
+            self._timer = self._reactor.call_later(pause, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        owner = self._owner
-        if not owner.workers:
+        if not self._owner.workers:
             return
+        self._even_out()
         self.begin()
+
+    def _even_out(self) -> None:
+        owner = self._owner
         if owner.engine.roll.is_under_way or owner.engine.fleet.leaving or owner.relay.has_trial:
             self._state = Evenness()
             return

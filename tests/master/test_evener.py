@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.fleet.evenness import Lending
 from supervisor.kernel.board import Cell, WorkerState, private_row
-from supervisor.master.evener import LOOK_EVERY, Evener
+from supervisor.master.evener import LOOK_AGAIN, LOOK_EVERY, Evener
 
 
 class Clock:
@@ -19,17 +19,18 @@ class Clock:
     def __init__(self) -> None:
         self.time = 0.0
         self.timers: list[Callable[[], None]] = []
+        self.pauses: list[float] = []
 
     def now(self) -> float:
         return self.time
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> object:
-        assert seconds == LOOK_EVERY
+        self.pauses.append(seconds)
         self.timers.append(call)
         return object()
 
     def go_on(self) -> None:
-        self.time += LOOK_EVERY
+        self.time += self.pauses[-1]
         (call,) = self.timers
         self.timers.clear()
         call()
@@ -62,6 +63,14 @@ class Stage:
 
 def test_what_the_board_says_is_evened_out_within_two_looks() -> None:
     assert Stage({1: serving(60), 2: serving(4)}).looks(2) == [Lending({1: 28}, 32)]
+
+
+def test_what_has_just_become_uneven_is_looked_at_again_soon() -> None:
+    stage = Stage({1: serving(60), 2: serving(4)})
+    stage.looks(2)
+    stage.owner.workers[1].row[Cell.CONNECTIONS] = stage.owner.workers[2].row[Cell.CONNECTIONS] = 32
+    stage.looks(2)
+    assert stage.clock.pauses == [LOOK_EVERY, LOOK_AGAIN, LOOK_EVERY, LOOK_EVERY, LOOK_EVERY]
 
 
 def test_a_saturated_worker_lends_all_it_has() -> None:

@@ -157,9 +157,10 @@ def is_even(cluster: Cluster, connections: int) -> bool:
 def test_a_burst_of_connections_is_evened_out_and_so_it_is_after_a_roll(tmp_path: Path) -> None:
     cluster = cluster_of(tmp_path, "asgi", "-w", "4")
     with cluster, Load(cluster.bind, connections=64, fresh=0.0, posts=0.0, pause_s=0.02, all_rest=True) as load:
-        until("it is even", lambda: is_even(cluster, 64), deadline=5.0)
+        until("all connected", lambda: load.snapshot().connects == 64)
+        until("it is even", lambda: is_even(cluster, 64), deadline=1.0)
         assert cluster.roll()["verdict"] == "committed"
-        until("it is even again", lambda: is_even(cluster, 64), deadline=5.0)
+        until("it is even again", lambda: is_even(cluster, 64), deadline=1.0)
         report = load.stop()
     assert report.lost == 0, report
     assert report.reconnects == 0, report
