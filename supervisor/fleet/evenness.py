@@ -1,8 +1,8 @@
 """Whether one worker has many more connections than the others, and how many it is to lend them. Pure.
 
 Invariants:
-- It takes two looks in a row to be uneven, and who is, by `UNEVEN` and by more than `FEW`, is brought to the mean: what
-  is left of the difference is far from making anybody act again.
+- It takes two looks in a row at a worker, and who is uneven at both, by `UNEVEN` and by more than `FEW`, is brought to
+  the mean: what is left of the difference is far from making anybody act again.
 - A worker without room lends all it has, as long as another has some.
 - Who could lend nothing, for what it has is in use or can't be handed over, is asked again later and later.
 """
@@ -29,17 +29,17 @@ class Load(Struct, frozen=True):
 
 
 class Evenness(Struct, frozen=True):
-    """What was seen at the last look. `asked_at` counts `given` when lending was last asked for; None: it was even."""
+    """Who was `uneven` at the last look. `asked_at` counts `given` when lending was last asked for; None: it is not."""
 
-    was_uneven: bool = False
+    uneven: frozenset[int] = frozenset()
     asked_at: int | None = None
     not_before: float = 0.0
     pause: float = FIRST_PAUSE
 
     @property
     def is_in_doubt(self) -> bool:
-        """It was uneven at one look, and the next decides."""
-        return self.was_uneven and self.asked_at is None
+        """Somebody was uneven at one look, and the next decides."""
+        return bool(self.uneven) and self.asked_at is None
 
 
 class Lending(Struct, frozen=True):
@@ -52,17 +52,17 @@ class Lending(Struct, frozen=True):
 def step(state: Evenness, loads: Mapping[int, Load], now: float) -> tuple[Evenness, Lending | None]:
     """The next state after a look at all workers, by id, and what is to be lent now. No lenders: nobody lends any more;
     None: all stays as it is."""
-    share, lenders = _surplus(loads)
+    share, found = _surplus(loads)
+    uneven = frozenset(found)
+    lenders = {worker: count for worker, count in found.items() if worker in state.uneven}
     if not lenders:
-        return Evenness(), Lending({}, share) if state.asked_at is not None else None
-    if not state.was_uneven:
-        return replace(state, was_uneven=True), None
+        return Evenness(uneven), Lending({}, share) if state.asked_at is not None else None
     if now < state.not_before:
-        return state, None
+        return replace(state, uneven=uneven), None
     given = sum(load.given for load in loads.values())
     moved = state.asked_at is None or given > state.asked_at
     pause = FIRST_PAUSE if moved else min(LONGEST_PAUSE, 2 * state.pause)
-    return Evenness(True, given, now + pause, pause), Lending(lenders, share)
+    return Evenness(uneven, given, now + pause, pause), Lending(lenders, share)
 
 
 def _surplus(loads: Mapping[int, Load]) -> tuple[int, dict[int, int]]:

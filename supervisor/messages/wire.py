@@ -17,6 +17,7 @@ from supervisor.messages.stacks import Serving
 
 Host = Annotated[str, msgspec.Meta(max_length=256)]
 """An IP address with its zone, or the path of a Unix socket (unix(7) allows 108 bytes)."""
+MAX_UNREAD = 16 * 1024  # bytes read of a request that another worker is to begin
 
 
 class Estate(msgspec.Struct, frozen=True):
@@ -214,7 +215,8 @@ class HandOver(msgspec.Struct, frozen=True, tag=True):
 
     Scheme, client and server are those of the connection itself, as its worker or a PROXY header has found them, and
     not what a proxy said of its last request. `until` is when it will have been idle for too long, on CLOCK_MONOTONIC,
-    and `asked` how many requests it has had, where they are limited.
+    and `asked` how many requests it has had, where they are limited. `unread` is what its worker has read of a request
+    that no app has seen, and of what came behind it.
     """
 
     scheme: Literal["http", "https"]
@@ -222,6 +224,7 @@ class HandOver(msgspec.Struct, frozen=True, tag=True):
     server: tuple[Host, int | None] | None
     until: float
     asked: Annotated[int, msgspec.Meta(ge=0)] = 0
+    unread: Annotated[bytes, msgspec.Meta(max_length=MAX_UNREAD)] = b""
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):

@@ -1,10 +1,12 @@
-"""How a leaving worker gives its connections away: one between requests is a descriptor and a few words about it.
+"""How a worker gives connections away: one between requests is a descriptor and a few words about it.
 
 Invariants:
 - A connection is in one hand: its worker's until the kernel has it in the hand-over queue, the queue's until another
   worker has taken it out. The master holds the queue open, so no death of either side loses what lies in it.
-- Only a connection in IDLE moves: nothing read is unanswered, nothing written is unsent. What the client sends from
-  then on waits in the socket, which moves along. Our copy is closed without shutdown(2): the client sees nothing.
+- Only a connection in IDLE moves, or one whose request waits in line and was seen by no app; then what was read goes
+  along. Nothing else read is unanswered, nothing written is unsent. What the client sends from then on waits in the
+  socket, which moves, too. Our copy is closed without shutdown(2): the client sees nothing.
+- Requests move only as fast as they are taken: while something lies in the queue they keep their place in line.
 - Who has given stays until all of it was taken: whoever is told meanwhile that nobody will take it can take it back.
 """
 
@@ -15,19 +17,28 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from supervisor.kernel.channel import Channel
-from supervisor.messages.wire import HandOver, encode
+from supervisor.messages.wire import MAX_UNREAD, HandOver, encode
 from supervisor.serve.http1.state import IDLE
 from supervisor.serve.limits import TICK
 
 if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
+    from supervisor.serve.http1.ending import Ending
 
 BATCH = 64  # connections given in one turn of the event loop
+RELIEF = 8  # requests in line that are given at once
 PAUSE = 0.01  # seconds until a full queue is tried again, or asked whether all was taken
 _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}  # the last: unix(7), SCM_RIGHTS
+
+
+class Crowd(Protocol):
+    """Requests that wait for their turn."""
+
+    def part(self, give: Callable[[Ending, bytes], bool]) -> None:
+        """Call `exchange.pass_on(give)` of each, and forget those who are gone then."""
 
 
 class Giver:
@@ -39,7 +50,7 @@ class Giver:
         loop: asyncio.AbstractEventLoop,
         queue: Channel,
         tick: Callable[[], int],
-        on_given: Callable[[Connection], None],
+        on_given: Callable[[Ending], None],
         on_taken: Callable[[], None],
         most: int | None = None,
     ) -> None:
@@ -68,6 +79,21 @@ class Giver:
         if not self._give(connection):
             self._waiting.append(connection)
         self._schedule(PAUSE)
+
+    def relieve(self, crowd: Crowd) -> None:
+        """Give a few of those whose requests wait for their turn, if what was given before has been taken."""
+        if not self.is_open or self._queue.unsent():
+            return
+        room = RELIEF
+
+        def give(connection: Ending, unread: bytes) -> bool:
+            nonlocal room
+            if not room or not self.is_open or len(unread) > MAX_UNREAD or not _is_unsaid(connection):
+                return False
+            room -= 1
+            return self._send(connection, unread)
+
+        crowd.part(give)
 
     def wait(self) -> None:
         """Ask until all was taken, and say so then: other givers may have put something into a queue found empty."""
@@ -105,16 +131,19 @@ class Giver:
 
     def _give(self, connection: Connection) -> bool:
         """False when the queue is full. One that is not idle is passed over: it is offered when it is."""
-        transport = connection.transport
-        if connection.state is not IDLE or transport.is_closing() or transport.get_write_buffer_size():
+        if connection.state is not IDLE or not _is_unsaid(connection):
             return True
+        return self._send(connection) or not self.is_open
+
+    def _send(self, connection: Ending, unread: bytes = b"") -> bool:
+        """Whether it is the queue's now."""
+        sock = connection.transport.get_extra_info("socket")
         try:
-            self._queue.send(encode(self._describe(connection)), [transport.get_extra_info("socket").fileno()])
+            self._queue.send(encode(self._describe(connection, unread)), [sock.fileno()])
         except OSError as error:
-            if error.errno in _FULL:
-                return False
-            self.close()
-            return True
+            if error.errno not in _FULL:
+                self.close()
+            return False
         connection.part()
         if self._left is not None:
             self._left -= 1
@@ -123,9 +152,16 @@ class Giver:
         self._on_given(connection)
         return True
 
-    def _describe(self, connection: Connection) -> HandOver:
+    def _describe(self, connection: Ending, unread: bytes) -> HandOver:
         origin = connection.origin
         told = (connection.client, connection.server, connection.scheme)
         client, server, scheme = told if origin is None else origin.itself
         until = time.monotonic() + TICK * (connection.expires - self._tick())
-        return HandOver("https" if scheme == "https" else "http", client, server, until, connection.asked)
+        asked = max(0, connection.asked - bool(unread))
+        return HandOver("https" if scheme == "https" else "http", client, server, until, asked, unread)
+
+
+def _is_unsaid(connection: Ending) -> bool:
+    """Nothing is on its way to the client."""
+    transport = connection.transport
+    return not (transport.is_closing() or transport.get_write_buffer_size())

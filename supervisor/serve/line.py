@@ -2,7 +2,7 @@
 
 Invariants:
 - Who stands here is with nobody: no app code has seen the request, and it is not in flight. It leaves to the app, or
-  is turned away, or its client goes first.
+  to another worker, or is turned away, or its client goes first.
 - The oldest go first, unless the line has stood for too long: then the newest, and of those only who still seems to be
   there. Exempt paths go before all.
 - There are no more in line than there are connections.
@@ -11,11 +11,14 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from supervisor.serve.patience import Patience
+
+if TYPE_CHECKING:
+    from supervisor.serve.http1.ending import Ending
 
 
 class Waiting(Protocol):
@@ -38,6 +41,8 @@ class Waiting(Protocol):
     def unqueue(self) -> None: ...
 
     def turn_away(self) -> None: ...
+
+    def pass_on(self, give: Callable[[Ending, bytes], bool]) -> bool: ...
 
 
 T = TypeVar("T", bound=Waiting)
@@ -70,6 +75,13 @@ class Line(Generic[T]):
         if not self._line:
             self._patience.relax(monotonic())
         return taken
+
+    def part(self, give: Callable[[Ending, bytes], bool]) -> None:
+        """Have other workers take those in line, the oldest first, as long as `give` gives them to any."""
+        for line in (self._first, self._line):
+            kept = [one for one in line if one.gone or not one.pass_on(give)]
+            line.clear()
+            line.extend(kept)
 
     def clear(self) -> list[T]:
         """All that are left, whose turn will not come."""

@@ -34,7 +34,7 @@ from supervisor.serve.edge.secure import SecureConnection
 from supervisor.serve.edge.tls import Tls
 from supervisor.serve.faults import name_cuts
 from supervisor.serve.gathering import Gathering
-from supervisor.serve.handover import Giver
+from supervisor.serve.handover import Crowd, Giver
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
 from supervisor.serve.http1.familiar import Heads
@@ -52,6 +52,7 @@ from supervisor.serve.wsgi.bridge import WsgiBridge
 if TYPE_CHECKING:
     from supervisor.serve.access.log import AccessLog
     from supervisor.serve.exchange import Exchange, Opener
+    from supervisor.serve.http1.ending import Ending
 
 FORGETTING = 120  # ticks for which a head of a request is kept
 
@@ -89,6 +90,8 @@ class Service:
         self.dismisses_idle = False  # a connection that becomes idle is not to stay
         self._closes_idle = False
         self._giver: Giver | None = None
+        self._lends_for_room = False
+        self.on_crowd: Callable[[], None] = lambda: None  # requests wait, and there may be no room any more
         self._is_cut = False
         self._connections: set[Connection | WebSocket] = set()
         self._deadlines = Sweep(loop, self._connections)
@@ -273,6 +276,8 @@ class Service:
         self._connections.add(connection)
         self._tally.opened(accepted=False)
         attach(self.loop, connection, sock)
+        if handed.unread:  # once it has its transport, and before that reads anything
+            self.loop.call_soon(connection.go_on_with, handed.unread, context=self.context)
 
     async def probe(self, path: str) -> int:
         """The status that GET `path` gets through the whole stack; 0 when there is no answer. Counted nowhere."""
@@ -294,6 +299,7 @@ class Service:
         that was given was taken."""
         self.lend(None, 0)
         self.gathering.stop()
+        self._lends_for_room = False
         self.draining = True
         self.bridge.draining.set()
         if outlet is not None:
@@ -310,9 +316,11 @@ class Service:
         self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty))
 
     def lend(self, outlet: Channel | None, count: int) -> None:
-        """Stay, but give `count` of the connections that can move to other workers, by `outlet`. None: no more."""
+        """Stay, but give `count` of the connections that can move to other workers, by `outlet`; if that is for want of
+        room, as long as it lasts. None: no more."""
         self._stop_giving()
         self.dismisses_idle = False
+        self._lends_for_room = self.is_full()
         if outlet is not None:
             self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, lambda: None, count))
 
@@ -324,6 +332,13 @@ class Service:
     def _stop_giving(self) -> None:
         if self._giver is not None:
             self._giver.close()
+
+    def crowded(self, crowd: Crowd) -> None:
+        """These wait for their turn, and nobody's turn comes: the takers of connections had better know, and while some
+        are lent to other workers, these are."""
+        self.on_crowd()
+        if self._giver is not None and not self.draining:
+            self._giver.relieve(crowd)
 
     def watch_errors(self, on_error: Callable[[], None] | None) -> None:
         """Have each error among the answers told, or (None) no more."""
@@ -377,7 +392,8 @@ class Service:
     def dismiss(self, connection: Connection) -> None:
         """The connection has become idle, and is not to stay."""
         if self._giver is not None and self._giver.is_open and connection.is_movable:
-            self._giver.offer(connection)
+            if not self._lends_for_room or self.is_full():
+                self._giver.offer(connection)
         elif self._closes_idle:
             connection.leave()
 
@@ -405,7 +421,7 @@ class Service:
         self._emptied = True
         self._on_empty()
 
-    def _given(self, connection: Connection) -> None:
+    def _given(self, connection: Ending) -> None:
         self._connections.discard(connection)
         connection.tally.handed_over()
         self.dismisses_idle = self.draining or self.hands_over

@@ -124,6 +124,12 @@ class Acceptor:
             self._is_open = True
             self._on_change(True)
 
+    def look(self) -> None:
+        """There may be no room any more: then say so before somebody comes."""
+        if self._is_watching and self._is_full():
+            self.pause()
+            self._be_patient()
+
     def allow(self, connections: int | None) -> None:
         """Take so many in all, counted from the first; None: as many as there is room for."""
         self._allowed = ANY if connections is None else connections

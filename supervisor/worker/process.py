@@ -264,6 +264,7 @@ class Worker:
             self._admission.door,
             lambda: 0 < limit < self._heartbeat.lag(),
         )
+        service.on_crowd = self._acceptor.look
         self._admission.begin(service, self._acceptor, limit, self._on_room)
         self._heartbeat.tell(self._admission.feel)
         self._acceptor.allow(self._allowed)

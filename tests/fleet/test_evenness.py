@@ -70,6 +70,14 @@ def test_one_look_decides_nothing() -> None:
     assert cluster.look() is None
 
 
+def test_who_is_full_for_a_moment_now_here_and_now_there_lends_nothing() -> None:
+    cluster = Cluster(10, 10, 10)
+    for look in range(30):
+        cluster.full = {1 + look % 3}
+        cluster.look()
+    assert cluster.lendings == []
+
+
 def test_who_has_lent_enough_is_told_to_stop() -> None:
     cluster = Cluster(64, 0)
     cluster.settle()

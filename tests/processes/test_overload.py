@@ -3,12 +3,14 @@ nobody the answers that there is time for."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -164,6 +166,35 @@ def test_a_burst_of_connections_is_evened_out_and_so_it_is_after_a_roll(tmp_path
         report = load.stop()
     assert report.lost == 0, report
     assert report.reconnects == 0, report
+
+
+@pytest.mark.parametrize(("app", "room"), [("asgi", "--max-inflight"), ("wsgi", "--threads")], ids=["asgi", "wsgi"])
+@pytest.mark.parametrize("is_full_for", [0.0, 1.0], ids=["at once", "after a second"])
+def test_who_speaks_up_at_a_full_worker_is_answered_by_one_with_room(
+    tmp_path: Path, app: str, room: str, is_full_for: float
+) -> None:
+    with (
+        cluster_of(tmp_path, app, "-w", "2", room, "3") as cluster,
+        contextlib.ExitStack() as stack,
+        ThreadPoolExecutor(32) as crowd,
+    ):
+        visitors = [stack.enter_context(contextlib.closing(Visitor(cluster.bind))) for _ in range(24)]
+        served = [visitor.ask("/").headers["x-pid"] for visitor in visitors]
+        until("both have some", lambda: min(shares(cluster)) >= 8)
+        served = [visitor.ask("/").headers["x-pid"] for visitor in visitors]
+        here = [visitor for visitor, pid in zip(visitors, served, strict=True) if pid == served[0]]
+        full = [crowd.submit(visitor.ask, "/sleep?4") for visitor in here[:3]]
+        until("it is full", lambda: 3 in [worker["inflight"] for worker in cluster.workers()])
+        time.sleep(is_full_for)
+        began = time.monotonic()
+        answers = list(crowd.map(lambda visitor: visitor.ask("/?moved"), here[3:]))
+        assert time.monotonic() - began < 0.9
+        assert {(answer.status, answer.text) for answer in answers} == {(200, "moved")}
+        assert served[0] not in {answer.headers["x-pid"] for answer in answers}
+        assert all(answer.result().headers["x-pid"] == served[0] for answer in full)
+        until("the board is right", lambda: [worker["inflight"] for worker in cluster.workers()] == [0, 0])
+        totals = cluster.app()["totals"]
+        assert (totals["shed"], totals["lost"]) == (0, 0)
 
 
 def test_idle_connections_leave_a_worker_that_lags(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from supervisor.serve.patience import arrival
 
 if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
+    from supervisor.serve.http1.ending import Ending
     from supervisor.serve.service import Service
     from supervisor.serve.websocket.upgrade import Upgrade
 
@@ -226,6 +227,14 @@ class AsgiExchange(ExtendedAnswer):
         self._live = False
         self._phase = DONE
         self._connection.turn_away()
+
+    def pass_on(self, give: Callable[[Ending, bytes], bool]) -> bool:
+        """Its turn comes with another worker, if `give` gives it there; whether it does."""
+        if not self._connection.pass_on(give):
+            return False
+        self._live = False
+        self._phase = DONE
+        return True
 
     # What its turn calls.
 

@@ -106,6 +106,8 @@ class Turns:
         line.add(batch)
         room = min(self._most, self._flight - self._service.inflight)
         batch[:] = line.take(room)
+        if room <= 0 and line:
+            self._service.crowded(line)
         self.has_line = bool(line)
         if self.has_line:
             self._calm = 0

@@ -88,6 +88,11 @@ class Connection(Ending):
                 if len(self._rest) > self.service.limits.read_ahead:
                     self.pause_reading()
 
+    def go_on_with(self, unread: bytes) -> None:
+        """Another worker has read this before it handed the connection over."""
+        if self.state is IDLE:
+            self.data_received(unread)
+
     def eof_received(self) -> bool:
         """A half-closed client still gets its answers (True keeps the transport), any other end is the end."""
         self.eof = True

@@ -7,6 +7,7 @@ destroy an answer still on its way (RFC 9112 section 9.6).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from supervisor.kernel.board import Cell
@@ -205,6 +206,18 @@ class Ending(Outgoing):
         """Another process has the client from now on: let go, without a word."""
         self.state, self.expires = CLOSED, NEVER
         self.transport.abort()
+
+    def pass_on(self, give: Callable[[Ending, bytes], bool]) -> bool:
+        """Have `give` take the client with the request under way, which no app has seen; whether it has. One with a
+        body stays, which may be on its way, and one whose client has said that it sends no more."""
+        exchange = self.exchange
+        if exchange is None or self.eof or not (self.is_movable and exchange.request.end_stream):
+            return False
+        if not give(self, exchange.raw_head + self._rest):
+            return False
+        self.exchange = None
+        self.tally.finish()
+        return True
 
     def leave(self) -> None:
         """The worker is going: an idle connection ends now."""

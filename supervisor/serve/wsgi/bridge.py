@@ -32,6 +32,7 @@ from supervisor.serve.wsgi.upload import Gathered, Upload
 if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
     from supervisor.serve.http1.connection import Connection
+    from supervisor.serve.http1.ending import Ending
     from supervisor.serve.service import Service
 
 Write = Callable[[bytes], None]
@@ -56,6 +57,7 @@ class WsgiBridge:
             self.pool = Pool(
                 settings.threads, service.loop, settings.name, self.recorder, self._on_idle, service.patience
             )
+            self.pool.on_crowd = service.crowded
         self.inline = Inline(service.loop, service.patience)
         self.lets_wait = service.lets_wait
         self.open = WsgiExchange
@@ -281,6 +283,13 @@ class WsgiExchange(Answer):
             self.body.close()
         self.leave()
         self.connection.turn_away()
+
+    def pass_on(self, give: Callable[[Ending, bytes], bool]) -> bool:
+        """Another worker has a thread for it, if `give` gives it there; whether it does."""
+        if not self.connection.pass_on(give):
+            return False
+        self.leave()
+        return True
 
     def _may_stream(self) -> bool:
         return self.bridge.pool is not None and isinstance(self.connection.body, SizedBody)

@@ -19,22 +19,27 @@ again when it has handled all that there was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
 from time import clock_gettime, monotonic, pthread_getcpuclockid
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from supervisor.kernel.recorder import Record, Recorder
 from supervisor.serve.patience import Patience
+
+if TYPE_CHECKING:
+    from supervisor.serve.http1.ending import Ending
 
 _LOOK = 0.001  # seconds between two looks at jobs that wait
 _PATIENCE = 50  # looks at one and the same waiting job, while the lead computes, before it gets another thread
 _MEMORY = 16  # jobs, about, from which is known how many wait for something
 _TURN = 0.002  # seconds, about, that jobs are run in a row before the loop has its turn
 _GATHERED = 64  # jobs that are not kept waiting for more
+_CROWDED = 0.02  # seconds that a job has waited, while all threads are held, before others may have it
 _SOON = 0.1  # seconds in which a job that waits begins, or the pool does not keep up
 
 
@@ -83,6 +88,9 @@ class Job(Protocol):
     def turn_away(self) -> None:
         """In the loop: it has waited for too long, and is not run."""
 
+    def pass_on(self, give: Callable[[Ending, bytes], bool]) -> bool:
+        """In the loop: have another worker run it; whether one will."""
+
 
 Answer = tuple[Job, Any, Callable[[Any], None] | None]
 """What a thread gives back: the job, and bytes that finish it, or something to call in the loop with its argument."""
@@ -117,6 +125,7 @@ class Pool:
     ) -> None:
         self.jobs: deque[Job | None] = deque()
         self._patience = patience  # of those in `jobs`
+        self.on_crowd: Callable[[Pool], None] = lambda _pool: None  # jobs wait, and no thread has been free for them
         self._newest_first = False
         self.outbox: deque[Answer] = deque()
         self.is_waking = False
@@ -238,6 +247,9 @@ class Pool:
         if self._patience is not None:
             self._turn_away(self._patience)
         first = self._next_job()
+        if first is not None and self.load >= self._size and monotonic() - first.since > _CROWDED:
+            self.on_crowd(self)
+            first = self._next_job()
         if first is None:
             return
         if first is self._first:
@@ -269,6 +281,16 @@ class Pool:
         if not self.jobs:
             patience.relax(now)
         self._newest_first = patience.is_overloaded
+
+    def part(self, give: Callable[[Ending, bytes], bool]) -> None:
+        """Have other workers run what waits, the oldest first, as long as `give` gives it to them."""
+        kept: list[Job | None] = []
+        with contextlib.suppress(IndexError):  # threads take some, too
+            for _ in range(len(self.jobs)):
+                job = self.jobs.popleft()
+                if job is None or job.gone or not job.pass_on(give):
+                    kept.append(job)
+        self.jobs.extendleft(reversed(kept))
 
     def _next_job(self) -> Job | None:
         try:

@@ -53,6 +53,9 @@ class Work:
     def turn_away(self) -> None:
         self.left += 1
 
+    def pass_on(self, give: Callable[..., bool]) -> bool:
+        return give(self, b"")
+
 
 def submit(pool: Pool, *jobs: Work) -> None:
     """As an exchange does it."""
