@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import termios
 from collections.abc import Sequence
@@ -87,6 +88,12 @@ class Channel:
         except ConnectionError:
             # A peer that left something unread is told of once, and before what it had sent itself.
             return self._sock.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+
+    def is_waited_at(self) -> bool:
+        """Something is there to be received, or the peer's end."""
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def unsent(self) -> int:
         """0 when all that was sent from this end has been received, be it by whoever (SIOCOUTQ)."""

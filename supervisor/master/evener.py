@@ -3,7 +3,7 @@
 Invariants:
 - Who is to lend how many is decided by `fleet.evenness`, from what the board says of each worker.
 - Nothing is moved while workers come and go: a roll, or a worker that leaves, has its own moving.
-- Looking reads three cells of each worker; it stops when there is no worker left to look at.
+- Looking reads five cells of each worker; it stops when there is no worker left to look at.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from supervisor.master.worker import Worker
 
 LOOK_EVERY = 0.25  # seconds
 LOOK_AGAIN = 0.1  # seconds, when it has just become uneven
+LATE = 200.0  # milliseconds of lag, with which nobody is to take anything, whatever he says of himself
 
 
 class EvenerOwner(Protocol):
@@ -61,8 +62,11 @@ class Evener:
             owner.relay.even_out(lending, owner.workers)
 
     def _loads(self) -> dict[int, Load]:
-        serving = {number: each.row for number, each in self._owner.workers.items() if each.is_admitted}
-        return {
-            number: Load(row[Cell.CONNECTIONS], row[Cell.HANDED_OVER], row[Cell.STATE] == WorkerState.READY)
-            for number, row in serving.items()
-        }
+        """Of those who serve, but for the ones who would take and are blocked just now."""
+        now, loads = self._reactor.now(), {}
+        for number, each in self._owner.workers.items():
+            row = each.row
+            has_room = row[Cell.STATE] == WorkerState.READY
+            if each.is_admitted and not (has_room and each.lag_ms(now) > LATE):
+                loads[number] = Load(row[Cell.CONNECTIONS], row[Cell.HANDED_OVER], has_room)
+        return loads

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from supervisor.serve.http1.ending import Ending
 
 BATCH = 64  # connections given in one turn of the event loop
-RELIEF = 8  # requests in line that are given at once
+RELIEF = 8  # requests in line that are given at once, at most
 PAUSE = 0.01  # seconds until a full queue is tried again, or asked whether all was taken
 _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}  # the last: unix(7), SCM_RIGHTS
 
@@ -62,6 +62,7 @@ class Giver:
         self._left = most
         self._waiting: deque[Connection] = deque()
         self._timer: asyncio.Handle | None = None
+        self._relief = 1
         self.is_open = True  # False for good once nobody can be given anything any more
 
     @property
@@ -81,10 +82,14 @@ class Giver:
         self._schedule(PAUSE)
 
     def relieve(self, crowd: Crowd) -> None:
-        """Give a few of those whose requests wait for their turn, if what was given before has been taken."""
-        if not self.is_open or self._queue.unsent():
+        """Give a few of those whose requests wait for their turn, if what was given before has been taken: one, then
+        twice as many each time."""
+        if not self.is_open:
             return
-        room = RELIEF
+        if self._queue.unsent():
+            self._relief = 1
+            return
+        room, self._relief = self._relief, min(RELIEF, 2 * self._relief)
 
         def give(connection: Ending, unread: bytes) -> bool:
             nonlocal room

@@ -3,7 +3,8 @@
 Invariants:
 - All workers read the one queue, as they do the listening sockets: a connection is taken by who has room, and no death
   of a worker loses one that waits in it.
-- A worker without room takes nothing. One that has its share takes only what has been left lying for `PATIENCE`.
+- A worker without room takes nothing but what nobody has taken at several looks: there it would be served by none. One
+  that has its share takes only what has been left lying for `PATIENCE`.
 - Nothing is taken out that there is no descriptor for: the kernel would drop it.
 """
 
@@ -23,6 +24,8 @@ from supervisor.messages.wire import HandOver, handed_over
 AT_ONCE = 16  # connections taken in one turn of the event loop
 PATIENCE = 0.05  # seconds that who has its share leaves to others
 LEFT_LYING = 4  # connections that it takes then
+WITHOUT_ROOM = 0.1  # seconds between looks at the queue while there is no room
+LOOKS = 1  # in a row, at which something lay there, before any of it is taken all the same
 SHORTAGE_PAUSE = 0.5  # seconds without taking after the kernel had no descriptor for one
 SWEEP = 4096  # connections taken at most from a queue to which nobody else will come
 
@@ -53,6 +56,8 @@ class Inheritor:
         self._share: int | None = None
         self._is_watching = False
         self._pause: asyncio.TimerHandle | None = None  # not watching until then
+        self._next_look: asyncio.TimerHandle | None = None  # while there is no room
+        self._looks = 0
 
     def inherit(self, share: int | None) -> None:
         """Take over connections until there are `share` of them here, or more if need be; None: none any more."""
@@ -64,9 +69,13 @@ class Inheritor:
 
     def resume(self) -> None:
         """There may be room again. Harmless at any time."""
-        if self._share is not None and not self._is_watching and self._pause is None and self._has_room():
+        if self._share is None or self._is_watching or self._pause is not None:
+            return
+        if self._has_room():
             self._loop.add_reader(self._queue.fileno(), self._on_waiting)
             self._is_watching = True
+        elif self._next_look is None:
+            self._next_look = self._loop.call_later(WITHOUT_ROOM, self._look_without_room)
 
     def sweep(self) -> None:
         """Nobody else will come: take all that waits, with or without room, and then no more."""
@@ -84,6 +93,7 @@ class Inheritor:
         for _ in range(AT_ONCE):
             if not self._has_room():
                 self._look_away()
+                self.resume()
                 return
             if self._heir.connections >= share:
                 self._look_away(PATIENCE)
@@ -104,6 +114,18 @@ class Inheritor:
         for _ in range(LEFT_LYING):
             if self._share is None or not self._has_room() or not self._take():
                 break
+        self.resume()
+
+    def _look_without_room(self) -> None:
+        """Take some of what nobody takes, and more each time."""
+        self._next_look = None
+        if self._share is None or self._is_watching or self._has_room() or not self._queue.is_waited_at():
+            self._looks = 0
+        else:
+            self._looks += 1
+            for _ in range(LEFT_LYING * (self._looks - LOOKS)):
+                if not (self._heir.has_place() and self._take()):
+                    break
         self.resume()
 
     def _take(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.fleet.evenness import Lending
 from supervisor.kernel.board import Cell, WorkerState, private_row
-from supervisor.master.evener import LOOK_AGAIN, LOOK_EVERY, Evener
+from supervisor.master.evener import LATE, LOOK_AGAIN, LOOK_EVERY, Evener
 
 
 class Clock:
@@ -39,7 +39,7 @@ class Clock:
 def serving(connections: int, state: WorkerState = WorkerState.READY) -> Any:
     row = private_row()
     row[Cell.CONNECTIONS], row[Cell.STATE] = connections, state
-    return SimpleNamespace(row=row, is_admitted=True)
+    return SimpleNamespace(row=row, is_admitted=True, lag_ms=lambda _now: 0.5)
 
 
 class Stage:
@@ -76,6 +76,14 @@ def test_what_has_just_become_uneven_is_looked_at_again_soon() -> None:
 def test_a_saturated_worker_lends_all_it_has() -> None:
     stage = Stage({1: serving(6, WorkerState.SATURATED), 2: serving(6)})
     assert stage.looks(2) == [Lending({1: 6}, 12)]
+
+
+def test_who_is_blocked_just_now_is_not_asked_to_take() -> None:
+    stage = Stage({1: serving(6, WorkerState.SATURATED), 2: serving(6), 3: serving(6)})
+    stage.owner.workers[2].lag_ms = lambda _now: LATE + 1
+    assert stage.looks(2) == [Lending({1: 6}, 12)]
+    stage.owner.workers[3].lag_ms = lambda _now: LATE + 1
+    assert stage.looks(1)[1:] == [Lending({}, 0)]
 
 
 def test_who_is_not_admitted_yet_is_nobody() -> None:

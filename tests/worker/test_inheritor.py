@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import uvloop
@@ -17,7 +18,7 @@ import uvloop
 from supervisor.kernel.channel import Channel
 from supervisor.messages.wire import HandOver, encode
 from supervisor.worker import inheritor
-from supervisor.worker.inheritor import AT_ONCE, LEFT_LYING, PATIENCE, Inheritor
+from supervisor.worker.inheritor import AT_ONCE, LEFT_LYING, PATIENCE, WITHOUT_ROOM, Inheritor
 
 HANDED = HandOver("http", ("192.0.2.1", 5), ("192.0.2.2", 80), 5.0)
 
@@ -100,6 +101,35 @@ class Queue:
 def queue() -> Iterator[Queue]:
     with contextlib.closing(Queue()) as found:
         yield found
+
+
+def test_without_room_it_takes_what_nobody_takes_and_more_each_time(queue: Queue) -> None:
+    full, heir = queue.inheritor()
+    heir.inflight = heir.capacity
+    full.inherit(10)
+    queue.put(3 * LEFT_LYING + 1)
+    began = time.monotonic()
+    queue.until(lambda: heir.connections == LEFT_LYING)
+    assert time.monotonic() - began > 1.5 * WITHOUT_ROOM
+    queue.until(lambda: heir.connections == 3 * LEFT_LYING)
+    queue.until(lambda: heir.connections == 3 * LEFT_LYING + 1)
+
+
+def test_without_room_it_leaves_to_others_what_they_take(queue: Queue) -> None:
+    full, heir = queue.inheritor()
+    heir.inflight = heir.capacity
+    full.inherit(10)
+    other, taker = queue.inheritor()
+    other.inherit(100)
+    for count in range(1, 6):
+        queue.put(1)
+        ends = time.monotonic() + WITHOUT_ROOM
+        queue.until(partial(_is_past, ends))
+        assert (taker.connections, heir.connections) == (count, 0)
+
+
+def _is_past(ends: float) -> bool:
+    return time.monotonic() > ends
 
 
 def test_what_waits_is_taken_with_what_was_said_of_it(queue: Queue) -> None:
