@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
 
 CLOSE = 0.00005  # seconds between two answers of which the second may wait for a third
-TOGETHER = 0.0002  # seconds from the first answer held back to the moment when all are written
+TOGETHER = 0.0005  # seconds from the first answer held back to the moment when all are written
 SLOW = 0.001  # seconds from one answer to the next, while one is held back, after which
 REST = 1.0  # seconds pass in which none is
 
