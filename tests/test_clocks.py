@@ -8,7 +8,7 @@ from pathlib import Path
 SUPERVISOR = Path(__file__).parents[1] / "supervisor"
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}
 STAMPS = {
-    "control/connection.py": "when events were dropped",
+    "control/feed.py": "when events were dropped",
     "control/waiting.py": "which errors a person is shown as the cause",
     "master/book.py": "when a roll began",
     "master/crashes.py": "when a worker crashed",

@@ -5,8 +5,8 @@ looked at every `LOOK_EVERY` seconds.
 
     LOOP       the message `Show`, for a loop that turns: all threads and tasks              within LOOP_TIME
     SIGNAL     the signal `SHOW`, for Python code that blocks, sleeps or waits: the same     within SIGNAL_TIME
-    NATIVE     the signal `DUMP`, for C code, which lets no Python run: the threads,
-               and from the flight recorder the requests under way                           within NATIVE_TIME
+    NATIVE     the signal `DUMP`, for C code, which lets no Python run: the threads, from the
+               flight recorder the requests under way, and the tasks as they last waited     within NATIVE_TIME
 
 What comes first is first tried, because faulthandler reads the frames of other threads while they may run.
 """
@@ -23,7 +23,15 @@ from supervisor.kernel.source import Sources
 from supervisor.kernel.stacks import DUMP, SHOW, StackRecord
 from supervisor.messages.stacks import Stacks
 from supervisor.observe.flight import Flight
-from supervisor.observe.stacks import parse_answer, parse_dump, with_requests, with_sources
+from supervisor.observe.stacks import (
+    PICTURE,
+    parse_answer,
+    parse_dump,
+    parse_picture,
+    with_picture,
+    with_requests,
+    with_sources,
+)
 
 LOOK_EVERY = 0.01  # seconds
 LOOP_TIME = 0.25
@@ -31,9 +39,8 @@ SIGNAL_TIME = 0.15
 NATIVE_TIME = 1.5
 STILL = 0.05  # seconds without a further byte, after which faulthandler has said all
 
-WITHOUT_TASKS = (
-    "the stacks of its tasks are not shown: only Python code could walk through them, and its main thread is in C "
-    "code, which lets no Python run meanwhile"
+WITHOUT_PYTHON = (
+    "only Python code could walk through them now, and its main thread is in C code, which lets no Python run meanwhile"
 )
 
 OnAnswer = Callable[[Stacks], None]
@@ -65,15 +72,19 @@ class Inquiry:
         self._record = record
         self._reactor = reactor
         self._waiting: list[OnAnswer] = []
+        self._before = b""  # the last record in which the worker's loop may have left its tasks
         self._step = Step.LOOP
         self._until = 0.0
         self._size = 0
         self._grew = 0.0
+        self._before_dump = 0  # the record's size then
 
     def ask(self, on_answer: OnAnswer, *, is_blocked: bool) -> None:
         """Call `on_answer`, later, with what there is to be had. A loop that is blocked is not asked."""
         self._waiting.append(on_answer)
         if len(self._waiting) == 1:
+            if (record := self._record.read()).startswith(PICTURE):
+                self._before = record
             self._record.clear()
             self._size = 0
             self._begin(Step.SIGNAL if is_blocked else Step.LOOP)
@@ -89,6 +100,7 @@ class Inquiry:
         if step is Step.LOOP:
             self._worker.show()
         else:
+            self._before_dump = self._record.size
             self._worker.signal(SHOW if step is Step.SIGNAL else DUMP)
 
     def _look(self) -> None:
@@ -100,7 +112,7 @@ class Inquiry:
             if (stacks := parse_answer(self._record.read())) is not None:
                 self._answer(stacks)
                 return
-        is_said = self._step is Step.NATIVE and size > 0 and now - self._grew >= STILL
+        is_said = self._step is Step.NATIVE and size > self._before_dump and now - self._grew >= STILL
         if is_said or (self._step is Step.NATIVE and now >= self._until):
             self._answer(self._native())
             return
@@ -109,12 +121,16 @@ class Inquiry:
         self._reactor.call_later(LOOK_EVERY, self._look)
 
     def _native(self) -> Stacks:
-        threads = parse_dump(self._record.read().decode("utf-8", "backslashreplace"))
+        record = self._record.read()
+        if record.startswith(PICTURE):
+            self._before = record
+        threads = parse_dump(record.decode("utf-8", "backslashreplace"))
         if threads:
-            stacks = Stacks(how="native", threads=threads, note=WITHOUT_TASKS)
+            stacks = Stacks(how="native", threads=threads, note=WITHOUT_PYTHON)
         else:
             state = procfs.state(self._worker.pid)
             stacks = Stacks(how="none", note=f"it does not answer{f': {state}' if state else ''}")
+        stacks = with_picture(stacks, parse_picture(self._before), self._reactor.now())
         return with_requests(stacks, self._worker.flight())
 
     def _answer(self, stacks: Stacks) -> None:

@@ -83,6 +83,14 @@ class Stacks(msgspec.Struct, frozen=True, kw_only=True):
         return next((thread for thread in self.threads if thread.runs_loop), None)
 
 
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """The tasks of a loop that turned, as they waited at `at` (CLOCK_MONOTONIC, seconds). `left_out` as in `Stacks`."""
+
+    at: float
+    tasks: tuple[TaskStack, ...]
+    left_out: int = 0
+
+
 class WorkerStacks(msgspec.Struct, frozen=True, kw_only=True):
     """The answer about one process. `blocked_s`: for how long its event loop has not turned; 0 when it does."""
 

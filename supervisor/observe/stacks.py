@@ -14,10 +14,21 @@ from msgspec.structs import replace
 
 import supervisor
 from supervisor.kernel.source import Sources
-from supervisor.messages.stacks import Doing, Frame, Serving, Stacks, TaskStack, ThreadStack, UnderWay, WorkerStacks
+from supervisor.messages.stacks import (
+    Doing,
+    Frame,
+    Picture,
+    Serving,
+    Stacks,
+    TaskStack,
+    ThreadStack,
+    UnderWay,
+    WorkerStacks,
+)
 from supervisor.observe.flight import Flight
 from supervisor.observe.flight import Serving as OnRecord
 
+PICTURE = b'{"at":'  # what a record with the tasks of a loop that turns begins with
 MAX_LINES = 200  # of the stacks in one event
 
 _THREAD = re.compile(r"(Current t|T)hread (0x[0-9a-f]+)(?: \[(?P<name>[^\]]*)\])? .*\(most recent call first\):")
@@ -46,6 +57,31 @@ def parse_answer(data: bytes) -> Stacks | None:
     return None
 
 
+def parse_picture(data: bytes) -> Picture | None:
+    """What the worker's loop has left there while nobody asked; None: nothing, or no more."""
+    line, end, _rest = data.partition(b"\n")
+    if not (end and line.startswith(PICTURE)):
+        return None
+    try:
+        return msgspec.json.decode(line, type=Picture)
+    except msgspec.DecodeError:
+        return None
+
+
+def with_picture(stacks: Stacks, picture: Picture | None, now: float) -> Stacks:
+    """What was to be had without the worker's Python, with the tasks as they were before."""
+    if picture is None:
+        return stacks
+    aged = [
+        task
+        if (it := task.serving) is None
+        else replace(task, serving=replace(it, age_s=round(it.age_s + now - picture.at, 3)))
+        for task in picture.tasks
+    ]
+    note = f"the tasks are shown as they waited {now - picture.at:.1f} s ago, when its loop still turned; {stacks.note}"
+    return replace(stacks, tasks=tuple(aged), left_out=picture.left_out, note=note)
+
+
 def parse_dump(text: str) -> tuple[ThreadStack, ...]:
     """What faulthandler has written: its threads, the one first that took the signal, which is the main one."""
     found: list[tuple[bool, str, list[Frame]]] = []
@@ -71,7 +107,10 @@ def fatal_error(text: str) -> str:
 def with_sources(stacks: Stacks, sources: Sources) -> Stacks:
     """The same with the text of each line, where it was not there and can be read."""
     threads = tuple(replace(each, frames=_with_sources(each.frames, sources)) for each in stacks.threads)
-    return replace(stacks, threads=threads)
+    tasks = stacks.tasks
+    if tasks is not None:
+        tasks = tuple(replace(each, frames=_with_sources(each.frames, sources)) for each in tasks)
+    return replace(stacks, threads=threads, tasks=tasks)
 
 
 def with_requests(stacks: Stacks, flight: Flight) -> Stacks:

@@ -266,11 +266,15 @@ class Worker:
         )
         service.on_crowd = self._acceptor.look
         self._admission.begin(service, self._acceptor, limit, self._on_room)
-        self._heartbeat.tell(self._admission.feel)
+        self._heartbeat.tell(self._on_tick)
         self._acceptor.allow(self._allowed)
         self._acceptor.open()
 
     # What the master and the surroundings say
+
+    def _on_tick(self, lag: float, now: float) -> None:
+        self._admission.feel(lag, now)
+        self._witness.picture(now)
 
     def _on_message(self) -> None:
         while True:

@@ -1,7 +1,11 @@
 """What this process is doing, for whoever asks: every thread's and every task's stack, and the requests they are at.
 
-Invariant: it answers from wherever the main thread is: in the event loop, or in the midst of anything, as a signal
-handler. Then it takes no lock that the app's code could hold, raises nothing, and changes nothing.
+Invariants:
+- It answers from wherever the main thread is: in the event loop, or in the midst of anything, as a signal handler. Then
+  it takes no lock that the app's code could hold, raises nothing, and changes nothing.
+- While C code keeps the interpreter nobody can answer. For that time there is a picture of the waiting tasks in the
+  record, at most a second or so older than the trouble. It takes `SHARE` of the worker's time at most, and it is there
+  only as long as nothing else is.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import msgspec
 
 from supervisor.kernel.source import Sources
 from supervisor.kernel.stacks import SHOW, leave_stacks_in
-from supervisor.messages.stacks import Frame, How, Serving, Stacks, TaskStack, ThreadStack
+from supervisor.messages.stacks import Frame, How, Picture, Serving, Stacks, TaskStack, ThreadStack
 from supervisor.serve.asgi.turns import Turns
 from supervisor.serve.wsgi.bridge import WsgiExchange
 
@@ -30,6 +34,10 @@ MAX_FRAMES = 100  # of one stack, the innermost
 MAX_THREADS = 100
 MAX_TASK_FRAMES = 5000  # of all tasks
 MAX_TEXT = 300  # characters of a name or a path
+PICTURE_EVERY = 1.0  # seconds, or less often
+SHARE = 0.002  # of the time
+PICTURED = 100  # tasks
+PICTURED_FRAMES = 400
 
 _EXCHANGE_IN = {Turns._run.__code__: "exchange", WsgiExchange.run.__code__: "self"}
 """The local variable that has the request, in those functions that call the app."""
@@ -41,6 +49,8 @@ class Witness:
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
         self._fd = fd
         self._loop = loop
+        self._next_picture = 0.0
+        self._size = 0  # of the record, when the last picture was written
         if fd >= 0:
             leave_stacks_in(fd)
             signal.signal(SHOW, self._on_signal)
@@ -48,6 +58,20 @@ class Witness:
     def show(self) -> None:
         """Called by the loop, which is not blocked then: its own part of the stack is left out."""
         self._write("loop", sys._getframe(2))
+
+    def picture(self, now: float) -> None:
+        """Called by the loop from time to time, with CLOCK_MONOTONIC: leave a picture for a time without answers."""
+        if now < self._next_picture or self._fd < 0:
+            return
+        self._next_picture = now + PICTURE_EVERY
+        with contextlib.suppress(Exception):  # an app's own kind of task, or no memory: then there is none
+            if os.fstat(self._fd).st_size not in (0, self._size):
+                self._size = os.fstat(self._fd).st_size  # somebody has been answered, and will have read it next time
+                return
+            picture = msgspec.json.encode(_picture(self._loop, now)) + b"\n"
+            os.ftruncate(self._fd, 0)
+            self._size = os.write(self._fd, picture)
+            self._next_picture = max(self._next_picture, now + (time.monotonic() - now) / SHARE)
 
     def _on_signal(self, _number: int, frame: FrameType | None) -> None:
         self._write("interrupted", frame)
@@ -76,11 +100,12 @@ def take(how: How, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> 
     return Stacks(how=how, threads=tuple(threads), tasks=tasks, left_out=left_out)
 
 
-def serving(exchange: Any, now: float) -> Serving:
-    """An exchange with the app, as others are told of it."""
+def serving(exchange: Any, now: float, *, named: bool = True) -> Serving:
+    """An exchange with the app, as others are told of it. Not `named`: with its id only if it has one already."""
     path = bytes(exchange.request.path).decode("ascii", "backslashreplace")
     age = round(now - exchange.since, 3)
-    return Serving(method=exchange.method, path=_text(path), age_s=age, request_id=exchange.trace["request_id"])
+    name = exchange.trace["request_id"] if named else exchange.trace.name
+    return Serving(method=exchange.method, path=_text(path), age_s=age, request_id=name)
 
 
 def _thread(
@@ -112,6 +137,23 @@ def _tasks(loop: asyncio.AbstractEventLoop, now: float, sources: Sources) -> tup
     return tuple(found), len(tasks) - len(found)
 
 
+def _picture(loop: asyncio.AbstractEventLoop, now: float) -> Picture:
+    """Without the text of lines, which whoever reads it can look up."""
+    tasks = asyncio.all_tasks(loop)
+    found, room = [], PICTURED_FRAMES
+    for task in islice(tasks, PICTURED):
+        calls = list(islice(_awaited(task.get_coro()), MAX_FRAMES))
+        room -= len(calls)
+        if room < 0:
+            break
+        frames = tuple(
+            Frame(_text(it.f_code.co_filename), it.f_lineno or 0, _text(it.f_code.co_qualname)) for it in calls
+        )
+        served = _served_in(calls, now, named=False)
+        found.append(TaskStack(name=_text(task.get_name()), is_running=False, frames=frames, serving=served))
+    return Picture(at=now, tasks=tuple(found), left_out=len(tasks) - len(found))
+
+
 def _task(task: asyncio.Task[Any], now: float) -> tuple[asyncio.Task[Any], Serving | None, list[FrameType]]:
     calls = list(islice(_awaited(task.get_coro()), MAX_FRAMES))
     return task, _served_in(calls, now), calls
@@ -135,11 +177,11 @@ def _awaited(coroutine: Any) -> Iterator[FrameType]:
         coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
 
 
-def _served_in(calls: Iterable[FrameType], now: float) -> Serving | None:
+def _served_in(calls: Iterable[FrameType], now: float, *, named: bool = True) -> Serving | None:
     """The request that this stack was begun for."""
     for frame in calls:
         if (name := _EXCHANGE_IN.get(frame.f_code)) and (exchange := frame.f_locals.get(name)) is not None:
-            return serving(exchange, now)
+            return serving(exchange, now, named=named)
     return None
 
 

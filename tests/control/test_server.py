@@ -198,11 +198,11 @@ def test_an_answer_that_fails_while_it_is_made_is_a_500(path: str) -> None:
 
 
 def test_a_stream_that_begins_with_much_is_begun_in_slices_and_keeps_the_order(live: Stage) -> None:
-    live.run(lambda: live.scene.burst(1500))  # a slow reader loses none of so many
+    live.run(lambda: live.scene.burst(900))  # a slow reader loses none of so many
     with following(live, "/events?follow=1&recent=1") as sock:
         live.run(lambda: live.scene.emit("log", "the newest"))
         lines = [line for line in read_until(sock, b"the newest").splitlines() if line.startswith(b"{")]
-    assert [json.loads(line)["message"].split()[1] for line in lines[:-1]] == [str(number) for number in range(1500)]
+    assert [json.loads(line)["message"].split()[1] for line in lines[:-1]] == [str(number) for number in range(900)]
 
 
 def test_closing_finishes_an_answer_that_is_being_made(path: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.kernel.source import Sources
-from supervisor.messages.stacks import Frame, Serving, Stacks, TaskStack, ThreadStack, WorkerStacks
+from supervisor.messages.stacks import Frame, Picture, Serving, Stacks, TaskStack, ThreadStack, WorkerStacks
 from supervisor.observe.flight import Flight
 from supervisor.observe.flight import Serving as OnRecord
 from supervisor.observe.stacks import (
@@ -21,8 +21,10 @@ from supervisor.observe.stacks import (
     own_frame,
     parse_answer,
     parse_dump,
+    parse_picture,
     stacks_text,
     where,
+    with_picture,
     with_requests,
     with_sources,
 )
@@ -183,3 +185,26 @@ def test_all_of_a_worker_as_text() -> None:
 def _of_worker(stacks: Stacks) -> list[str]:
     worker = WorkerStacks(app="web", slot=1, pid=7, generation=2, state="serving", blocked_s=0.0, stacks=stacks)
     return list(stacks_text(worker))
+
+
+def test_a_picture_is_what_the_record_begins_with_and_nothing_else() -> None:
+    picture = Picture(at=3.0, tasks=(TaskStack(name="t", is_running=False, frames=()),))
+    data = msgspec.json.encode(picture) + b"\n"
+    assert parse_picture(data) == picture
+    assert parse_picture(data + b"Thread 0x1 (most recent call first):\n") == picture
+    for broken in (b"", data[:-1], b'{"at":\n', b'{"how":"loop"}\n', b"\xff" + data):
+        assert parse_picture(broken) is None
+
+
+def test_tasks_of_a_picture_are_as_much_older_as_it_is_and_the_note_says_so() -> None:
+    serving = Serving(method="GET", path="/", age_s=1.0)
+    tasks = (
+        TaskStack(name="a", is_running=False, frames=(), serving=serving),
+        TaskStack(name="b", is_running=False, frames=()),
+    )
+    stacks = with_picture(Stacks(how="native", note="no Python"), Picture(at=3.0, tasks=tasks, left_out=2), 5.5)
+    assert stacks.tasks is not None
+    assert stacks.tasks[0].serving == Serving(method="GET", path="/", age_s=3.5)
+    assert stacks.left_out == 2
+    assert stacks.note.startswith("the tasks are shown as they waited 2.5 s ago")
+    assert with_picture(Stacks(how="native"), None, 5.5) == Stacks(how="native")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.worker.witness import PICTURE_EVERY
 from tests.processes.cluster import Cluster, until
 from tests.processes.deeds import told
 from tests.processes.test_stalls import asked, stalling
@@ -92,7 +93,6 @@ def test_c_code_that_keeps_the_interpreter_is_shown_by_its_thread_and_the_answer
         until("blocked", lambda: stack(cluster)["blocked_s"] > 0.2)
         stacks = stack(cluster)["stacks"]
         assert stacks["how"] == "native"
-        assert stacks["tasks"] is None
         assert "lets no Python run meanwhile" in stacks["note"]
         (main,) = [thread for thread in stacks["threads"] if thread["runs_loop"]]
         assert main["frames"][-1] == {
@@ -105,10 +105,13 @@ def test_c_code_that_keeps_the_interpreter_is_shown_by_its_thread_and_the_answer
         assert [it["serving"]["path"] for it in stacks["requests"]] == ["/sum"]
 
 
-def test_in_place_of_the_tasks_the_answer_lists_every_request_and_who_holds_the_loop(tmp_path: Path) -> None:
+def test_without_python_the_answer_has_the_tasks_as_they_waited_and_every_request(
+    tmp_path: Path,
+) -> None:
     waiting = ["/wait?50"] * 3
     with doing(tmp_path, "-w", "1", *QUIET) as cluster, asked(cluster, *waiting):
         until("under way", lambda: cluster.workers()[0]["inflight"] == 3)
+        time.sleep(2 * PICTURE_EVERY)  # in which the loop has noted who waits
         with asked(cluster, "/endless"):  # sum(range(10**10))
             until("blocked", lambda: stack(cluster)["blocked_s"] > 0.2)
             with asked(cluster, "/later"):  # which the loop has not even read
@@ -118,6 +121,13 @@ def test_in_place_of_the_tasks_the_answer_lists_every_request_and_who_holds_the_
         ("/endless", "runs"),
         *[("/wait", "waits")] * 3,
     ]
+    assert [task["serving"]["path"] for task in stacks["tasks"] if task.get("serving")] == ["/wait"] * 3
+    waits = next(task for task in stacks["tasks"] if task.get("serving"))
+    assert functions(waits["frames"])[-2:] == ["app", "sleep"]
+    assert "await asyncio.sleep" in waits["frames"][-2]["source"]
+    assert waits["serving"]["age_s"] > 2 * PICTURE_EVERY
+    assert "the tasks are shown as they waited" in stacks["note"]
+    assert "task request, GET /wait (" in text
     assert all(it["client"].startswith("127.0.0.1") for it in stacks["requests"])
     (main,) = [thread for thread in stacks["threads"] if thread["runs_loop"]]
     assert main["frames"][-1]["source"] == "return sum(range(count))"
