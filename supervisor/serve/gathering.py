@@ -67,7 +67,7 @@ class Gathering:
                 if connection.outgoing:
                     connection.outgoing.append(data)
                     connection.flush()
-                else:
+                elif data:  # else it is written: a large body is not joined to its head
                     connection.transport.write(data)
         for connection, _ in held:
             if connection.exchange is not None:  # else it was lost or cut

@@ -292,8 +292,8 @@ class AsgiExchange(ExtendedAnswer):
         kind = message["type"]
         phase = self._phase
         if kind == "http.response.body" and (phase is STARTED or phase is BODY):
-            body = message.get("body", b"")
-            if not message.get("more_body", False):
+            body = message["body"] if "body" in message else b""  # in half the time of `get`
+            if "more_body" not in message or not message["more_body"]:
                 if phase is STARTED:
                     self._answer(body)
                 else:
