@@ -55,7 +55,8 @@ class Exchange:
 
 def start(app: App, count: int) -> tuple[Turns, list[Exchange]]:
     """`count` requests in one turn of the running loop."""
-    service = SimpleNamespace(context=contextvars.copy_context(), inflight=0, capacity=1000)
+    gathering = SimpleNamespace(post=lambda: None)
+    service = SimpleNamespace(context=contextvars.copy_context(), inflight=0, capacity=1000, gathering=gathering)
     bridge: Any = SimpleNamespace(loop=asyncio.get_running_loop(), app=app, service=service, current=SimpleNamespace())
     line: Line[Any] = Line(Patience(bridge.loop, 0.0, frozenset(), lambda _requests, _seconds: None))
     turns = Turns(bridge, line)
