@@ -170,7 +170,8 @@ class Connection(Ending):
             and (method := METHODS.get(request.method)) is not None
             and target.isascii()
             and HASH not in target
-            and request.headers.get(b"host") in known_hosts  # type: ignore[union-attr]
+            and (get := request.headers.get)(b"host") in known_hosts  # type: ignore[union-attr]
+            and get(b"content-length") is None  # else it may be 0 several times
             and parser.upgrade() is None
         ):
             parser.start_next_cycle()

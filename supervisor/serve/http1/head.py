@@ -118,7 +118,7 @@ def judge(request: Request) -> Target | Refusal | None:
     if (
         target[0] == SLASH
         and request.http_version == b"1.1"
-        and (request.end_stream or _is_sized(fields(request)))
+        and _is_framed_once(request)
         and request.method in METHODS
         and target.isascii()
         and HASH not in target
@@ -128,8 +128,12 @@ def judge(request: Request) -> Target | Refusal | None:
     return _judge_unusual(request)
 
 
-def _is_sized(headers: HeaderBlock) -> bool:
+def _is_framed_once(request: Request) -> bool:
+    """Whether it has no body and says nothing of one, or one length. zttp lets pass a length that is repeated."""
+    headers = fields(request)
     lengths = headers.getall(b"content-length")
+    if not lengths:
+        return request.end_stream
     return headers.get(b"transfer-encoding") is None and len(lengths) == 1 and len(lengths[0]) <= _MAX_DIGITS
 
 
