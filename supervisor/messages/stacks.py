@@ -65,8 +65,8 @@ How = Literal["loop", "interrupted", "native", "none"]
 class Stacks(msgspec.Struct, frozen=True, kw_only=True):
     """All threads, the loop's first, and all tasks; None: could not be asked for. `note` says what is missing, and why.
 
-    `left_out`: tasks beyond what one answer holds. `requests` stand in for tasks that are None; `others` is how many
-    more there are, not yet with the app or too many for the recorder.
+    `left_out`: tasks beyond what one answer holds. `requests` stand in for tasks that are None, or from before;
+    `others` is how many more there are, not yet with the app or too many for the recorder.
     """
 
     how: How

@@ -115,7 +115,7 @@ def with_sources(stacks: Stacks, sources: Sources) -> Stacks:
 
 def with_requests(stacks: Stacks, flight: Flight) -> Stacks:
     """What was to be had without the worker's Python, with the requests that its flight recorder has: for the threads,
-    and, in place of the tasks, all."""
+    and all, since tasks are lacking, or older."""
     threads = tuple(replace(each, serving=_on_record(each, flight)) for each in stacks.threads)
     requests = tuple(
         UnderWay(serving=_serving(each), doing=_doing(each, flight), client=each.client) for each in flight.requests

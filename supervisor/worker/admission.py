@@ -94,8 +94,7 @@ class Admission:
         is_held = self._service.is_held = breaker.phase is Phase.OPEN
         if is_held:
             self._acceptor.pause()
-            self._acceptor.ration(None)  # of the trial that has failed: who is forsaken is taken all the same
-        elif breaker.phase is Phase.CLOSED:
+        if breaker.phase is not Phase.HALF_OPEN:  # the trial is over; if it has failed, who is forsaken is taken still
             self._acceptor.ration(None)
         self._judge()
         if is_held:

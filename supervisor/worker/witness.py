@@ -65,8 +65,9 @@ class Witness:
             return
         self._next_picture = now + PICTURE_EVERY
         with contextlib.suppress(Exception):  # an app's own kind of task, or no memory: then there is none
-            if os.fstat(self._fd).st_size not in (0, self._size):
-                self._size = os.fstat(self._fd).st_size  # somebody has been answered, and will have read it next time
+            size = os.fstat(self._fd).st_size
+            if size not in (0, self._size):
+                self._size = size  # somebody has been answered, and will have read it next time
                 return
             picture = msgspec.json.encode(_picture(self._loop, now)) + b"\n"
             os.ftruncate(self._fd, 0)
@@ -141,22 +142,21 @@ def _picture(loop: asyncio.AbstractEventLoop, now: float) -> Picture:
     """Without the text of lines, which whoever reads it can look up."""
     tasks = asyncio.all_tasks(loop)
     found, room = [], PICTURED_FRAMES
-    for task in islice(tasks, PICTURED):
-        calls = list(islice(_awaited(task.get_coro()), MAX_FRAMES))
+    for each in islice(tasks, PICTURED):
+        task, served, calls = _task(each, now, named=False)
         room -= len(calls)
         if room < 0:
             break
-        frames = tuple(
-            Frame(_text(it.f_code.co_filename), it.f_lineno or 0, _text(it.f_code.co_qualname)) for it in calls
-        )
-        served = _served_in(calls, now, named=False)
+        frames = _frames(calls, None)
         found.append(TaskStack(name=_text(task.get_name()), is_running=False, frames=frames, serving=served))
     return Picture(at=now, tasks=tuple(found), left_out=len(tasks) - len(found))
 
 
-def _task(task: asyncio.Task[Any], now: float) -> tuple[asyncio.Task[Any], Serving | None, list[FrameType]]:
+def _task(
+    task: asyncio.Task[Any], now: float, *, named: bool = True
+) -> tuple[asyncio.Task[Any], Serving | None, list[FrameType]]:
     calls = list(islice(_awaited(task.get_coro()), MAX_FRAMES))
-    return task, _served_in(calls, now), calls
+    return task, _served_in(calls, now, named=named), calls
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
@@ -185,11 +185,11 @@ def _served_in(calls: Iterable[FrameType], now: float, *, named: bool = True) ->
     return None
 
 
-def _frames(calls: Iterable[FrameType], sources: Sources) -> tuple[Frame, ...]:
+def _frames(calls: Iterable[FrameType], sources: Sources | None) -> tuple[Frame, ...]:
     found = []
     for frame in calls:
         code, line = frame.f_code, frame.f_lineno or 0
-        source = sources.line(code.co_filename, line)
+        source = sources.line(code.co_filename, line) if sources is not None else ""
         found.append(Frame(_text(code.co_filename), line, _text(code.co_qualname), source))
     return tuple(found)
 

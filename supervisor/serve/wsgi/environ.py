@@ -125,8 +125,11 @@ class Environs:
     def of(self, exchange: WsgiExchange, connection: Connection) -> Environ:
         """The environ of one request. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
         server, known = connection.server, exchange.known
-        draft = known.draft.get(server) if known is not None and connection.scheme == "http" else None
+        drafts = known.draft if known is not None and connection.scheme == "http" else None
+        draft = drafts.get(server) if drafts is not None else None
         environ = self._draft(exchange, connection) if draft is None else draft.copy()
+        if drafts is not None and draft is None and len(drafts) < _DRAFTS_KEPT:
+            drafts[server] = environ.copy()
         environ["holdfast.trace"] = exchange.trace
         if connection.client is not None:
             environ["REMOTE_ADDR"], port = connection.client
@@ -134,7 +137,7 @@ class Environs:
         return environ
 
     def _draft(self, exchange: WsgiExchange, connection: Connection) -> Environ:
-        """All but the client. A head that is known keeps a copy for each address of ours it has been asked at."""
+        """All but the client and the trace: what the head says, and the address of ours it was asked at."""
         server = connection.server
         environ = (self._known.get(server) or self._at(server)).copy()
         request = exchange.request
@@ -156,9 +159,6 @@ class Environs:
             size = -1
         if len(environ) != size:
             _fill(environ, fields(request))
-        known = exchange.known
-        if known is not None and connection.scheme == "http" and len(known.draft) < _DRAFTS_KEPT:
-            known.draft[server] = environ.copy()
         return environ
 
     def _at(self, server: tuple[str, int | None] | None) -> Environ:
