@@ -16,6 +16,8 @@ import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from supervisor.serve.http1.connection import finish_all
+
 if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
 
@@ -62,16 +64,17 @@ class Gathering:
         if not held:
             return
         self._held = []
+        connections = []
         for connection, data in held:
-            if connection.exchange is not None:
+            if connection.exchange is not None:  # else it was lost or cut
                 if connection.outgoing:
                     connection.outgoing.append(data)
                     connection.flush()
                 elif data:  # else it is written: a large body is not joined to its head
                     connection.transport.write(data)
-        for connection, _ in held:
-            if connection.exchange is not None:  # else it was lost or cut
-                connection.finish()
+                connections.append(connection)
+        if connections:
+            finish_all(connections)
 
     def stop(self) -> None:
         """Hold back nothing from now on: the worker leaves."""

@@ -109,6 +109,14 @@ class Tally:
         if status >= 400 or self.inflight == self.capacity - 1:
             self.notable(status)
 
+    def answered_all(self, count: int) -> None:
+        """`answered` for so many at once, of which none is an error."""
+        self.row[FINISHED] = self.finished = self.finished + count
+        inflight = self.inflight
+        self.inflight = inflight - count
+        if inflight >= self.capacity > self.inflight:
+            self._on_room()
+
     def notable(self, status: int) -> None:
         """The rest of `answered`, which few answers need."""
         if status >= 400:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from supervisor.kernel.board import Cell
+from supervisor.kernel.board import Cell, private_row
 from supervisor.serve import gathering
 from supervisor.serve.gathering import REST, SLOW, TOGETHER, Gathering
+from supervisor.serve.http1.connection import Connection, finish_all
+from supervisor.serve.http1.state import BUSY
+from supervisor.serve.tally import Tally
 from tests.serve.stepped import Client, SteppedLoop, Wired
 
+CIRCUMSTANCES = tuple(
+    product((False, True), (False, True), (200, 404, 503), (b"", b"GET"), (False, True), (False, True), (False, True))
+)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -34,6 +42,8 @@ class Answering:
         self.exchange: object | None = object()
         self.outgoing: list[bytes] = []
         self.transport = self
+        self.tally = self.service = SimpleNamespace(access=None)
+        self.write_paused = True  # so that `finish` is asked
 
     def write(self, data: bytes) -> None:
         self.done.append(f"{self.name} writes {data.decode()}")
@@ -142,6 +152,49 @@ def test_a_worker_that_leaves_holds_back_nothing(answers: Any, done: list[str]) 
     assert done[-1] == "b finishes"
     answers("c")
     assert done[-1] == "c finishes it"
+
+
+class Finished:
+    """A connection whose answer is written, in these circumstances, and what is to be seen of its end, in any order."""
+
+    def __init__(
+        self, paused: bool, keep: bool, status: int, rest: bytes, eof: bool, dismisses: bool, reading: bool
+    ) -> None:
+        self.seen: list[object] = []
+        self.row = private_row()
+        see = self.seen.append
+        tally = Tally(self.row, 2, lambda: see("room"))
+        tally.on_error = lambda: see("error")
+        service: Any = SimpleNamespace(
+            loop=SimpleNamespace(call_soon=lambda call, **_: see(call.__name__)), context=None, tick=100
+        )
+        service.first_byte_ticks = service.keepalive_ticks = service.closing_ticks = 7
+        service.dismisses_idle, service.dismiss = dismisses, lambda _: see("dismissed")
+        service.access = SimpleNamespace(record=lambda client, _: see(client))
+        self.connection = connection = Connection(service, tally)
+        self.exchange: Any = SimpleNamespace(keep=keep, status=status)
+        connection.exchange, connection.state, connection.client = self.exchange, BUSY, ("127.0.0.1", 1)
+        connection.transport = self  # type: ignore[assignment]
+        connection.write_paused, connection._rest, connection.eof = paused, rest, eof
+        connection._reading = reading
+        for _ in range(2):
+            tally.start()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: self.seen.append(name)
+
+    def state(self) -> object:
+        it = self.connection
+        told = (it.state, it.expires, it.exchange is None, it._rest, it._reading, it._flushing, it.tally.inflight)
+        return told, bytes(self.row), sorted(map(str, self.seen))
+
+
+@pytest.mark.parametrize("circumstances", CIRCUMSTANCES)
+def test_who_is_finished_with_others_is_finished_as_alone(circumstances: Any) -> None:
+    alone, among = Finished(*circumstances), Finished(*circumstances)
+    alone.connection.finish()
+    finish_all([among.connection])
+    assert among.state() == alone.state()
 
 
 async def asgi(scope: dict[str, Any], _receive: Any, send: Any) -> None:

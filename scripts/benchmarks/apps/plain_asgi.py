@@ -13,6 +13,14 @@ Send = Callable[[Message], Awaitable[None]]
 
 RECORD = {"id": 7, "name": "holdfast", "tags": ["supervisor", "asgi", "wsgi"], "text": "x" * 940}
 PIECE = b"x" * 1024
+PLAIN = (
+    {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", b"text/plain"), (b"content-length", b"13")],
+    },
+    {"type": "http.response.body", "body": b"Hello, World!"},
+)  # fixed, as the answers of Go and nginx are that it stands beside
 
 
 async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -20,12 +28,11 @@ async def app(scope: Message, receive: Receive, send: Send) -> None:
         await _lifespan(receive, send)
     elif scope["type"] == "websocket":
         await _echo(receive, send)
+    elif scope["path"] == "/":
+        for message in PLAIN:
+            await send(message)
     else:
         await ROUTES[scope["path"]](receive, send)
-
-
-async def _plaintext(_: Receive, send: Send) -> None:
-    await _answer(send, b"text/plain", b"Hello, World!")
 
 
 async def _json(_: Receive, send: Send) -> None:
@@ -84,7 +91,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 ROUTES = {
-    "/": _plaintext,
     "/json": _json,
     "/10k": _ten_kilobytes,
     "/echo": _post,

@@ -360,3 +360,33 @@ class Connection(Ending):
             self._ready()
         else:
             self._linger()
+
+
+def finish_all(connections: list[Connection]) -> None:
+    """`finish` for connections of one service whose answers are written; what most need of it is written out."""
+    tally, service = connections[0].tally, connections[0].service
+    access, done = service.access, 0
+    for connection in connections:
+        exchange = connection.exchange
+        if exchange is None:
+            continue
+        if (
+            connection.write_paused
+            or not exchange.keep
+            or exchange.status >= 400
+            or connection.body is not None
+            or connection._rest
+            or connection.eof
+            or service.dismisses_idle
+            or not connection._reading
+        ):
+            connection.finish()
+            continue
+        connection.exchange = None
+        done += 1
+        if access is not None:
+            access.record(connection.client, exchange)
+        connection.state = IDLE
+        connection.expires = service.tick + service.keepalive_ticks
+    if done:
+        tally.answered_all(done)
