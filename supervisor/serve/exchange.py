@@ -10,26 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from zttp import Request
-
 from supervisor.serve.access.trace import Trace
-from supervisor.serve.http1.familiar import Familiar
+from supervisor.serve.http1.familiar import Head
 
 if TYPE_CHECKING:
     from supervisor.serve.http1.connection import Connection
 
-Opener: TypeAlias = "Callable[[Connection, Request, bytes, bytes, str, bool], Exchange]"
-"""Makes the exchange for a request: connection, head, path, query, method, whether the connection may live on."""
+Opener: TypeAlias = "Callable[[Connection, Head, bool], Exchange]"
+"""Makes the exchange for a request: connection, head, whether the connection may live on."""
 
 
 class Exchange(Protocol):
     """One request with the app, as the connection sees it."""
 
-    request: Request
-    known: Familiar | None  # the head, when the same has come before; set by the connection before `start`
-    raw_head: bytes  # as it came, for the flight recorder; set by the connection before `start`
-    method: str
-    legacy: bool  # the request came as HTTP/1.0
+    head: Head
     status: int  # 0 until the answer's head was written
     sent: int  # bytes of body
     keep: bool  # whether the connection may live on after this answer

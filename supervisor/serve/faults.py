@@ -51,8 +51,8 @@ def name_cuts(requests: Sequence[Exchange], outlived: Sequence[Exchange]) -> Non
     now = time.monotonic()
     lines = [(each, "cut after") for each in requests] + [(each, "its app code cut after") for each in outlived]
     for exchange, what in lines[:NAMED_CUTS]:
-        kind = "WebSocket" if exchange.status == 101 else exchange.method
-        complain(kind, exchange.request.target, f"{what} {max(0.0, now - exchange.since):.1f} s")
+        kind = "WebSocket" if exchange.status == 101 else exchange.head.method
+        complain(kind, exchange.head.request.target, f"{what} {max(0.0, now - exchange.since):.1f} s")
     if len(lines) > NAMED_CUTS:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"holdfast: {len(lines) - NAMED_CUTS} more were cut\n")

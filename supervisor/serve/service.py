@@ -37,7 +37,7 @@ from supervisor.serve.gathering import Gathering
 from supervisor.serve.handover import Crowd, Giver
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
-from supervisor.serve.http1.familiar import Heads
+from supervisor.serve.http1.familiar import Head, Heads
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.newcomers import Newcomers
 from supervisor.serve.patience import OnTurnedAway, Patience
@@ -147,15 +147,13 @@ class Service:
         self.ping_ticks: int = ticks(interval) if interval else NEVER
         self.pong_ticks = ticks(self.settings.ws_ping_timeout)
 
-    def _open_counted(
-        self, connection: Connection, request: zttp.Request, path: bytes, query: bytes, method: str, keep: bool
-    ) -> Exchange:
+    def _open_counted(self, connection: Connection, head: Head, keep: bool) -> Exchange:
         """Open an exchange where requests on a connection are limited; the last of them is answered as the last."""
         connection.asked += 1
         if keep and connection.asked >= self.limits.keepalive_requests:
             keep = False
             self._tally.ended(Cell.KEEPALIVE_REQUESTS)
-        return self.bridge.open(connection, request, path, query, method, keep)
+        return self.bridge.open(connection, head, keep)
 
     def use_tls(self, tls: Tls | None) -> None:
         """Speak TLS on TCP connections from now on; Unix sockets stay plain."""

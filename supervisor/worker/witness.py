@@ -103,10 +103,10 @@ def take(how: How, loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> 
 
 def serving(exchange: Any, now: float, *, named: bool = True) -> Serving:
     """An exchange with the app, as others are told of it. Not `named`: with its id only if it has one already."""
-    path = bytes(exchange.request.path).decode("ascii", "backslashreplace")
+    path = bytes(exchange.head.request.path).decode("ascii", "backslashreplace")
     age = round(now - exchange.since, 3)
     name = exchange.trace["request_id"] if named else exchange.trace.name
-    return Serving(method=exchange.method, path=_text(path), age_s=age, request_id=name)
+    return Serving(method=exchange.head.method, path=_text(path), age_s=age, request_id=name)
 
 
 def _thread(

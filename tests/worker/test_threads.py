@@ -30,8 +30,7 @@ class Threads:
             since=since,
             progress=0,
             waits_for_client=False,
-            method="GET",
-            request=SimpleNamespace(path=path.encode()),
+            head=SimpleNamespace(method="GET", request=SimpleNamespace(path=path.encode())),
             trace={"request_id": "4f"},
         )
         self.jobs[thread] = cast(Job, job)

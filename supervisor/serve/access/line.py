@@ -87,8 +87,8 @@ _PIECE = re.compile(r"%(?:%|\((?:\{(?P<field>[^}]+)\})?(?P<name>[A-Za-z]+)\)s)")
 _ATOMS = {
     "h": 'client[0] if client else "-"',
     "t": "clock.apache",
-    "m": "exchange.method",
-    "H": '"HTTP/1.0" if exchange.legacy else "HTTP/1.1"',
+    "m": "head.method",
+    "H": '"HTTP/1.0" if head.legacy else "HTTP/1.1"',
     "s": "DIGITS[exchange.status]",
     "I": "exchange.trace.name or exchange.trace.named()",
     "o": "answered_field(exchange, {field!r})",
@@ -127,7 +127,8 @@ _COMPOUND = {"r": "%(m)s %(target)s %(H)s", "ts": "%(second)s.%(millisecond)s"}
 
 _STEPS = (
     ("headers", "headers = request.headers"),
-    ("request", "request = exchange.request"),
+    ("request", "request = head.request"),
+    ("head", "head = exchange.head"),
     ("micros", "micros = trunc((ended - exchange.since) * 1e6)"),
     ("clock.begun", "if ended >= clock.until:\n        clock.renew()"),
     ("ended", "ended = now()"),
@@ -202,6 +203,6 @@ class _Source:
             found.append(f"field{number} = {text!r} if value is None else {table}[value]")
             nothing.append(f"field{number} = {text!r}")
         is_host_asked = any(field == "host" for field, _, _ in self._fields)
-        condition = "headers" if is_host_asked else "len(headers) > 1 or exchange.legacy"
+        condition = "headers" if is_host_asked else "head.says_more or head.legacy"
         block = "\n        "
         return f"if {condition}:{block}{block.join(found)}\n    else:{block}{block.join(nothing)}"

@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from zttp import Request
-
 from supervisor.kernel.recorder import Recorder, fitting
 from supervisor.serve.access.trace import Trace
 from supervisor.serve.asgi.extensions import (
@@ -30,9 +28,9 @@ from supervisor.serve.asgi.extensions import (
     Phase,
 )
 from supervisor.serve.asgi.turns import Turns
-from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
+from supervisor.serve.faults import ClientDisconnectedError, is_news_of_the_end
 from supervisor.serve.http1.answer import JOINED, AnswerError, Lines, plain, render
-from supervisor.serve.http1.familiar import Familiar
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import PERCENT, decode_path, mounted
 from supervisor.serve.line import Line
 from supervisor.serve.patience import arrival
@@ -52,6 +50,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # A name of its own for each task would have to be rendered; and an eager task needs no turn of the loop to begin.
 _TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.version_info >= (3, 12) else {})
 
+_NO_PIECES: list[bytes] = []  # of the body that a request has not; stays empty
 _PIECE = 64  # bytes of memory that a piece of a body takes besides its own
 
 
@@ -105,52 +104,35 @@ class AsgiExchange(ExtendedAnswer):
         "_bridge",
         "_half_closed",
         "_live",
-        "_path",
         "_pieces",
-        "_query",
         "_seat",
         "_task",
         "_told",
         "holds_body",
-        "is_plain",
-        "known",
-        "raw_head",
         "since",
     )
 
-    def __init__(
-        self,
-        bridge: AsgiBridge,
-        connection: Connection,
-        request: Request,
-        path: bytes,
-        query: bytes,
-        method: str,
-        keep: bool,
-    ) -> None:
+    def __init__(self, bridge: AsgiBridge, connection: Connection, head: Head, keep: bool) -> None:
         # What Answer.__init__ does is written out: one call more is felt here.
-        self.method = method
-        self.head_only = head_only = method == "HEAD"
-        self.legacy = legacy = request.http_version == b"1.0"
-        self.is_plain = not (head_only or legacy)
+        self.head = head
         self.keep = keep
         self.status = 0
         self.sent = 0
-        self.request = request
-        self.known: Familiar | None = None
-        self.raw_head: bytes  # empty from when it has a seat in the recorder
-        self.trace = Trace(request, connection.origin is not None, bridge)
+        self.trace = Trace(head.request, connection.origin is not None, bridge)
         self.since = monotonic()
-        self._body_done = done = request.end_stream
-        self.holds_body = not done and request.expect_continue and not legacy
+        if connection.body is None:
+            self._body_done = True
+            self.holds_body = False
+            self._pieces = _NO_PIECES
+        else:
+            self._body_done = False
+            self.holds_body = head.request.expect_continue and not head.legacy
+            self._pieces = []
         self._bridge = bridge
         self._connection = connection
-        self._path = path
-        self._query = query
         self._phase = WAITING
         self._lines: Lines
-        self._pieces: list[bytes] = []
-        self._seat: int
+        self._seat: int | None = None  # in the recorder
         self._told = False  # the app has seen the end of the body
         self._gone = False
         self._half_closed = False
@@ -210,7 +192,7 @@ class AsgiExchange(ExtendedAnswer):
 
     @property
     def path(self) -> bytes:
-        return self._path
+        return self.head.path
 
     def queue(self) -> None:
         """It stands in line, and is not in flight."""
@@ -245,11 +227,9 @@ class AsgiExchange(ExtendedAnswer):
 
     def waits(self) -> None:
         """The app's coroutine has returned to the loop for the first time, and will go on."""
-        head = self.raw_head
-        if head:
+        if self._seat is None:
             bridge = self._bridge
-            self._seat = bridge.recorder.keep(self._connection.label, head, self.since, self.trace.name)
-            self.raw_head = b""
+            self._seat = bridge.recorder.keep(self._connection.label, self.head.raw, self.since, self.trace.name)
             bridge.current.value = b""
 
     def ended(self, failure: BaseException | None) -> None:
@@ -258,7 +238,7 @@ class AsgiExchange(ExtendedAnswer):
         self._live = False
         if self._task is not None:
             bridge.live.discard(self)
-            if not self.raw_head:
+            if self._seat is not None:
                 bridge.recorder.vacate(self._seat)
         if self._gone:
             self._connection.tally.leave()
@@ -316,40 +296,45 @@ class AsgiExchange(ExtendedAnswer):
         if connection.label is not bridge.client:  # the recorder's `enter`, written out
             bridge.client = connection.label
             bridge.recorder.introduce(connection.label)
+        head = self.head
         try:
-            bridge.current.value = self.raw_head
+            bridge.current.value = head.raw
         except ValueError:
-            bridge.current.value = fitting(self.raw_head)
-        known = self.known
-        if known is not None and known.draft:
-            draft = known.draft
+            bridge.current.value = fitting(head.raw)
+        draft = head.draft
+        if draft:
             scope = draft.copy()  # the app's own, as all that it could change
             scope["headers"] = draft["headers"].copy()
         else:
-            raw = self._path
-            path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
-            root = bridge.root_path
-            scope = bridge.scope.copy()  # filling in a copy costs less than building it
-            scope["method"] = self.method
-            scope["path"] = mounted(root, path) if root else path
-            scope["raw_path"] = raw
-            scope["query_string"] = self._query
-            scope["headers"] = headers = self.request.headers.to_list(lowercase_names=True)  # type: ignore[union-attr]
-            if known is not None:
-                known.draft = scope.copy()
-                known.draft["headers"] = headers.copy()
+            scope = self._draft(bridge, head)
+            if head.is_kept:
+                head.draft = scope.copy()
+                head.draft["headers"] = scope["headers"].copy()
         state = bridge.state
         scope["scheme"] = connection.scheme
         scope["client"] = connection.client
         scope["server"] = connection.server
         scope["state"] = state.copy() if state else {}
         scope["extensions"] = extensions = OFFERED.copy()
-        if self.legacy:
+        if head.legacy:
             scope["http_version"] = "1.0"
             scope["extensions"] = extensions = OFFERED_LEGACY.copy()
         extensions["holdfast"] = self.trace
         if connection.tls is not None:
             extensions["tls"] = connection.tls.extension.copy()
+        return scope
+
+    def _draft(self, bridge: AsgiBridge, head: Head) -> Scope:
+        """What the head alone says."""
+        raw = head.path
+        path = raw.decode("ascii") if PERCENT not in raw else decode_path(raw)
+        root = bridge.root_path
+        scope = bridge.scope.copy()  # filling in a copy costs less than building it
+        scope["method"] = head.method
+        scope["path"] = mounted(root, path) if root else path
+        scope["raw_path"] = raw
+        scope["query_string"] = head.query
+        scope["headers"] = head.request.headers.to_list(lowercase_names=True)  # type: ignore[union-attr]
         return scope
 
     def _fail(self, failure: BaseException | None) -> None:
@@ -358,13 +343,12 @@ class AsgiExchange(ExtendedAnswer):
             if not (self._gone or self._phase is DONE):
                 self._connection.abandon()  # whoever only half-closed has no answer to wait for any more
             return
-        raw = self.request.target
         if failure is None:
-            complain(self.method, raw, "the app returned without completing its answer")
+            self._complain("the app returned without completing its answer")
         elif isinstance(failure, AnswerError):
-            complain(self.method, raw, str(failure))
+            self._complain(str(failure))
         else:
-            complain(self.method, raw, "the app raised an exception", failure)
+            self._complain("the app raised an exception", failure)
         if self._gone or self._phase is DONE:
             return
         connection = self._connection
@@ -374,8 +358,8 @@ class AsgiExchange(ExtendedAnswer):
         self.status = 500
         at_odds = isinstance(failure, AnswerError)
         self.keep = self.keep and not at_odds and connection.body is None and not connection.must_close(self)
-        head_only = self.method == "HEAD"
-        connection.transport.write(plain(500, "", connection.service.stamps, keep=self.keep, head_only=head_only))
+        stamps, head_only = connection.service.stamps, self.head.head_only
+        connection.transport.write(plain(500, "", stamps, keep=self.keep, head_only=head_only))
         self._done()
 
     def _answer(self, body: bytes) -> None:
@@ -386,7 +370,7 @@ class AsgiExchange(ExtendedAnswer):
             self.keep = False
         lines = self._lines
         size = len(body)
-        if lines.simple and size == lines.declared and size < JOINED and self.is_plain:
+        if lines.simple and size == lines.declared and size < JOINED and self.head.is_plain:
             self.status = lines.status  # `whole`, written out for the answer that most are
             self.sent = size
             stamp = service.stamps.last if self.keep else service.stamps.farewell

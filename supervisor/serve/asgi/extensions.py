@@ -24,6 +24,7 @@ from zttp import Request
 
 from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Headers, Lines, render_fields
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import fields
 from supervisor.serve.http1.sendfile import FilePart
 
@@ -89,7 +90,7 @@ def takes_trailers(request: Request) -> bool:
 class ExtendedAnswer(Answer, abc.ABC):
     """The part of an ASGI exchange that plain answers do not need."""
 
-    __slots__ = ("_changed", "_connection", "_gone", "_ignored", "_lines", "_phase", "_trailers", "method", "request")
+    __slots__ = ("_changed", "_connection", "_gone", "_ignored", "_lines", "_phase", "_trailers")
 
     _changed: asyncio.Event | None
     _connection: Connection
@@ -98,8 +99,7 @@ class ExtendedAnswer(Answer, abc.ABC):
     _lines: Lines
     _phase: Phase
     _trailers: bytes  # set once the body is over
-    method: str
-    request: Request
+    head: Head
 
     async def _extend(self, kind: str, message: Message) -> None:
         """Any message but the start and the bodies of a plain answer."""
@@ -108,7 +108,7 @@ class ExtendedAnswer(Answer, abc.ABC):
             self._ignore(kind)
         elif kind == "http.response.early_hint":
             hints = early_hints(message["links"])
-            if hints and not (self.legacy or phase in UNDER_WAY):
+            if hints and not (self.head.legacy or phase in UNDER_WAY):
                 self._connection.transport.write(hints)
                 await self._drained()
         elif kind == "http.response.body" and (phase is PROMISED or phase is TRAILED):
@@ -120,24 +120,27 @@ class ExtendedAnswer(Answer, abc.ABC):
         elif kind == "http.response.trailers" and phase is OWING:
             self._trailers += trailer_section(message.get("headers", ()))
             if not message.get("more_trailers", False):
-                self._done(self.end(self._trailers if takes_trailers(self.request) else b""))
+                self._done(self.end(self._trailers if takes_trailers(self.head.request) else b""))
         elif kind == "http.response.pathsend" and (phase is STARTED or phase is PROMISED):
             await self._send_file(message["path"])
         else:
             raise RuntimeError(f"the app sent {kind!r} where the answer was {phase.value}")
 
+    def _complain(self, what: str, error: BaseException | None = None) -> None:
+        complain(self.head.method, self.head.request.target, what, error)
+
     def _ignore(self, kind: str) -> None:
         """What comes after a whole answer is ignored, as ASGI says, but not in silence: the app has a mistake."""
         if not hasattr(self, "_ignored"):
             self._ignored = True
-            complain(self.method, self.request.target, f"the app sent {kind!r} after its answer was complete: ignored")
+            self._complain(f"the app sent {kind!r} after its answer was complete: ignored")
 
     async def _send_file(self, path: str) -> None:
         """A whole body from a file; returns when the kernel has taken it, or the little there is was read."""
         promised = self._phase is PROMISED
         part = _opened(path)
         try:
-            chunked = promised and not self.legacy and takes_trailers(self.request)
+            chunked = promised and not self.head.legacy and takes_trailers(self.head.request)
             data = self._open(FILE, part.size, chunked=chunked)
             if part.size >= JOINED and not self.bodyless:
                 data = await self._around_file(data, part)
@@ -172,7 +175,7 @@ class ExtendedAnswer(Answer, abc.ABC):
         return after
 
     def _file_failed(self, why: str) -> None:
-        complain(self.method, self.request.target, why)
+        self._complain(why)
         self._connection.cut()
 
     @abc.abstractmethod

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import NamedTuple, Protocol
 
 from supervisor.errors import HoldfastError
 from supervisor.serve.access.trace import Trace
@@ -202,6 +203,23 @@ def _length(value: bytes, seen: int) -> int:
     return int(value)
 
 
+class Asked(Protocol):
+    """What an answer's framing goes by, of the request."""
+
+    @property
+    def head_only(self) -> bool:
+        """The method is HEAD."""
+
+    @property
+    def legacy(self) -> bool:
+        """The request came as HTTP/1.0."""
+
+
+class _Asked(NamedTuple):
+    head_only: bool
+    legacy: bool
+
+
 class Answer:
     """One answer in the making. `keep` says whether the connection may live on after it.
 
@@ -211,9 +229,8 @@ class Answer:
     __slots__ = (
         "bodyless",
         "chunked",
-        "head_only",
+        "head",
         "keep",
-        "legacy",
         "remaining",
         "sent",
         "status",
@@ -221,8 +238,7 @@ class Answer:
     )
 
     def __init__(self, method: str, legacy: bool, keep: bool) -> None:
-        self.head_only = method == "HEAD"
-        self.legacy = legacy  # the request came as HTTP/1.0
+        self.head: Asked = _Asked(method == "HEAD", legacy)
         self.keep = keep
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them
@@ -245,7 +261,7 @@ class Answer:
             body = _frozen(body)
         size = len(body)
         framing = b""
-        if self.head_only or status in _BODYLESS:
+        if self.head.head_only or status in _BODYLESS:
             framing = self._length_of_none(status, size if declared is None else 0)
             body = b""
         elif declared is None:
@@ -265,7 +281,7 @@ class Answer:
         if lines.closes:
             self.keep = False
         self.chunked = False
-        self.bodyless = self.head_only or status in _BODYLESS
+        self.bodyless = self.head.head_only or status in _BODYLESS
         framing = b""
         if self.bodyless:
             framing = self._length_of_none(status, size if size and self.remaining is None else 0)
@@ -276,7 +292,7 @@ class Answer:
             if size is not None and not chunked:
                 self.remaining = size
                 framing = b"content-length: %d\r\n" % size
-            elif self.legacy:
+            elif self.head.legacy:
                 self.keep = False
             else:
                 self.chunked = True
@@ -326,7 +342,7 @@ class Answer:
         """Add our own lines to the app's, and a small body to both."""
         ours = stamps.both if lines.seen < DATE else stamps.besides(lines.seen)
         if self.keep:
-            last = b"connection: keep-alive\r\n\r\n" if self.legacy else b"\r\n"
+            last = b"connection: keep-alive\r\n\r\n" if self.head.legacy else b"\r\n"
         else:
             last = b"connection: close\r\n\r\n"
         return b"".join((lines.text, ours, framing, last, body))

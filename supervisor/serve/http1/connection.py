@@ -18,7 +18,7 @@ from supervisor.serve.faults import complain
 from supervisor.serve.http1.answer import plain
 from supervisor.serve.http1.body import BodyError, ChunkedBody, SizedBody
 from supervisor.serve.http1.ending import Ending
-from supervisor.serve.http1.familiar import LONGEST, SELDOM
+from supervisor.serve.http1.familiar import LONGEST, SELDOM, Head, head_of
 from supervisor.serve.http1.head import (
     HASH,
     HEAD_END,
@@ -59,8 +59,8 @@ class Connection(Ending):
         state = self.state
         if state is IDLE:
             service = self.service
-            known = service.find_head(data) if len(data) <= LONGEST else None
-            if known is None:
+            head = service.find_head(data) if len(data) <= LONGEST else None
+            if head is None:
                 self._take(data, 0)
                 return
             # What `_take` does for the ordinary request, written out as it is there.
@@ -69,13 +69,11 @@ class Connection(Ending):
             tally = self.tally
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
-            origin, request = self.origin, known.request
-            if origin is not None and (origin.told or len(request.headers) > 1):
-                origin.look_through(self, request)
-            self._last = last = known.last
-            exchange = self.exchange = service.open(self, request, known.path, known.query, known.method, not last)
-            exchange.raw_head = data
-            exchange.known = known
+            origin = self.origin
+            if origin is not None and (head.says_more or origin.told):
+                origin.look_through(self, head.request)
+            self._last = last = head.last
+            self.exchange = exchange = service.open(self, head, not last)
             exchange.start()
         elif state is HEAD:
             held = self._rest
@@ -147,18 +145,18 @@ class Connection(Ending):
         if end == 3:
             self._wait_for_head(data, fresh)
             return
-        head, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        raw, self._rest = (data, b"") if end == len(data) else (data[:end], data[end:])
         service = self.service
-        if end > service.small_head and (refusal := judge_size(head, service.limits)):
-            self._refuse(refusal, head)
+        if end > service.small_head and (refusal := judge_size(raw, service.limits)):
+            self._refuse(refusal, raw)
             return
         parser = service.parser
         try:
-            request: zttp.Request = parser.receive_event(head)  # type: ignore[assignment]
+            request: zttp.Request = parser.receive_event(raw)  # type: ignore[assignment]
         except zttp.RemoteProtocolError as error:
             service.parser = zttp.Connection(zttp.SERVER)
-            refusal = judge_partial(head, 0, service.limits) or refusal_of(head, "size limit" in str(error))
-            self._refuse(refusal, head)
+            refusal = judge_partial(raw, 0, service.limits) or refusal_of(raw, "size limit" in str(error))
+            self._refuse(refusal, raw)
             return
         self._last = last = parser.should_close()
         # What `judge` and `_begin` do for the ordinary request without a body, written out: each call would be felt.
@@ -180,16 +178,17 @@ class Connection(Ending):
             tally = self.tally  # its `start`
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
+            head_only, more = method == "HEAD", len(request.headers) > 1
+            head = Head(raw, request, method, request.path, request.query, last, head_only, False, not head_only, more)
             origin = self.origin
-            if origin is not None and (origin.told or len(request.headers) > 1):  # with Host alone nobody is named
+            if origin is not None and (more or origin.told):  # with Host alone nobody is named
                 origin.look_through(self, request)
-            exchange = self.exchange = service.open(self, request, request.path, request.query, method, not last)
-            exchange.raw_head = head
+            self.exchange = exchange = service.open(self, head, not last)
             exchange.start()
             if not tally.started & SELDOM:
-                service.heads.note(head, request, method, last)
+                service.heads.note(head)
         else:
-            self._take_unusual(head, request, judge(request), parser)
+            self._take_unusual(raw, request, judge(request), parser)
 
     def _wait_for_head(self, data: bytes, fresh: int) -> None:
         refusal = judge_partial(data, fresh, self.service.limits)
@@ -205,7 +204,7 @@ class Connection(Ending):
             self._close()
 
     def _take_unusual(
-        self, head: bytes, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection
+        self, raw: bytes, request: zttp.Request, verdict: Target | Refusal | None, parser: zttp.H1Connection
     ) -> None:
         opener = self.service.opener(request, parser.upgrade())
         if request.end_stream:
@@ -222,16 +221,15 @@ class Connection(Ending):
                 self._refuse(LARGE_BODY, request.method + b" ")
                 return
             self.body = ChunkedBody(limits) if length is None else SizedBody(int(length))
-        self._begin(head, request, path, query, opener)
+        self._begin(head_of(raw, request, path, query, self._last), opener)
 
-    def _begin(self, head: bytes, request: zttp.Request, path: bytes, query: bytes, opener: Opener) -> None:
+    def _begin(self, head: Head, opener: Opener) -> None:
         self.state = BUSY
         self.expires = NEVER
         self.tally.start()
         if self.origin is not None:
-            self.origin.look_through(self, request)
-        exchange = self.exchange = opener(self, request, path, query, request.method.decode("ascii"), not self._last)
-        exchange.raw_head = head
+            self.origin.look_through(self, head.request)
+        self.exchange = exchange = opener(self, head, not self._last)
         if self.body is not None:
             self._await_body()
             if self._rest:
@@ -308,7 +306,7 @@ class Connection(Ending):
     def _file_failed(self, why: str) -> None:
         exchange = self.exchange
         if exchange is not None:
-            complain(exchange.method, exchange.request.target, why)
+            complain(exchange.head.method, exchange.head.request.target, why)
         self.cut()
 
     def _ready(self) -> None:
@@ -348,11 +346,12 @@ class Connection(Ending):
         body still to send, is let go."""
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        service, head_only = self.service, exchange.method == "HEAD"
-        must_close = self.body is not None or exchange.legacy or self.must_close(exchange)
+        service, head = self.service, exchange.head
+        must_close = self.body is not None or head.legacy or self.must_close(exchange)
         keep = exchange.keep = exchange.keep and not must_close
         exchange.status = 503
-        self.transport.write(plain(503, "", service.stamps, keep=keep, head_only=head_only, fields=service.retry_after))
+        refusal = plain(503, "", service.stamps, keep=keep, head_only=head.head_only, fields=service.retry_after)
+        self.transport.write(refusal)
         self.tally.turned_away()
         if service.access is not None:
             service.access.record(self.client, exchange)

@@ -167,7 +167,7 @@ class Ending(Outgoing):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             if not exchange.status:
-                head_only = exchange.method == "HEAD"
+                head_only = exchange.head.head_only
                 self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
             self.tally.finish()
             exchange.lost()
@@ -211,9 +211,9 @@ class Ending(Outgoing):
         """Have `give` take the client with the request under way, which no app has seen; whether it has. One with a
         body stays, which may be on its way, and one whose client has said that it sends no more."""
         exchange = self.exchange
-        if exchange is None or self.eof or not (self.is_movable and exchange.request.end_stream):
+        if exchange is None or self.eof or not (self.is_movable and exchange.head.request.end_stream):
             return False
-        if not give(self, exchange.raw_head + self._rest):
+        if not give(self, exchange.head.raw + self._rest):
             return False
         self.exchange = None
         self.tally.finish()
@@ -249,5 +249,5 @@ class Ending(Outgoing):
         exchange = self.exchange
         if exchange is not None and not exchange.status:
             exchange.half_closed()
-        elif exchange is not None and exchange.method == "HEAD":  # its answer is out, and nothing more will be written
+        elif exchange is not None and exchange.head.head_only:  # its answer is out, and nothing more will be written
             self.abandon()

@@ -1,4 +1,5 @@
-"""Heads of requests that have come before, found again by their bytes: pollers, probes and proxies repeat themselves.
+"""Heads of requests, and those that have come before, found again by their bytes: pollers, probes and proxies repeat
+themselves.
 
 Invariant: what is known of a head follows from its bytes alone. So the same bytes mean the same again, and neither
 parser nor judge is asked. A head is kept when it comes for the second time among those that are noted, while there is
@@ -19,15 +20,29 @@ SELDOM = 7  # whoever notes does so when none of these bits of a count of reques
 _MARKS = 256
 
 
-class Familiar(msgspec.Struct, gc=False):
-    """What is known of a head."""
+class Head(msgspec.Struct, gc=False):
+    """What is known of a head: the answers to what each request asks of it, beside its bytes and its fields."""
 
+    raw: bytes
     request: Request
     method: str
-    path: bytes
+    path: bytes  # of the target, as it came
     query: bytes
     last: bool | None  # the client says that it sends no further request
-    draft: dict[Any, Any] = {}  # what an app is told of it: the scope, or the environ by address; empty at first
+    head_only: bool  # the method is HEAD
+    legacy: bool  # HTTP/1.0
+    is_plain: bool  # neither of the two
+    says_more: bool  # than its Host
+    is_kept: bool = False
+    draft: dict[Any, Any] = {}  # what an app is told of one that is kept: the scope, or the environ by address
+
+
+def head_of(raw: bytes, request: Request, path: bytes, query: bytes, last: bool | None) -> Head:
+    """Any that was read and judged; `path` and `query` may be those of an absolute target."""
+    method, legacy = request.method.decode("ascii"), request.http_version == b"1.0"
+    head_only = method == "HEAD"
+    plain, more = not (head_only or legacy), len(request.headers) > 1
+    return Head(raw, request, method, path, query, last, head_only, legacy, plain, more)
 
 
 class Heads:
@@ -36,18 +51,20 @@ class Heads:
     __slots__ = ("_kept", "_marks", "find")
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, Familiar] = {}
+        self._kept: dict[bytes, Head] = {}
         self._marks = [0] * _MARKS
         self.find = self._kept.get
 
-    def note(self, raw: bytes, request: Request, method: str, last: bool | None) -> None:
-        """A head has come as `raw`, and was not to be found."""
+    def note(self, head: Head) -> None:
+        """It has come, and was not to be found."""
+        raw = head.raw
         mark = hash(raw)
         place = mark % _MARKS
         if self._marks[place] != mark:
             self._marks[place] = mark
         elif len(self._kept) < KEPT and len(raw) <= LONGEST:
-            self._kept[raw] = Familiar(request, method, request.path, request.query, last)
+            head.is_kept = True
+            self._kept[raw] = head
 
     def forget(self) -> None:
         """Find none of them any more; who still comes is soon kept again."""

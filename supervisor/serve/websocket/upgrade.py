@@ -19,13 +19,11 @@ import enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from zttp import Request
-
 from supervisor.serve.access.trace import Trace
 from supervisor.serve.asgi.inbox import Inbox
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
 from supervisor.serve.http1.answer import Answer, AnswerError, Lines, plain, render
-from supervisor.serve.http1.familiar import Familiar
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import Refusal, decode_path, fields, mounted
 from supervisor.serve.websocket.framing import CodeError, Framing, OfferError
 from supervisor.serve.websocket.handshake import Handshake, agree, judge_handshake, refuse
@@ -59,42 +57,24 @@ class Upgrade(Answer):
         "_inbox",
         "_lines",
         "_owed",
-        "_path",
-        "_query",
         "_seat",
         "_socket",
         "_task",
         "_verdict",
         "holds_body",
-        "known",
-        "method",
-        "raw_head",
-        "request",
         "since",
     )
 
-    def __init__(
-        self,
-        bridge: AsgiBridge,
-        connection: Connection,
-        request: Request,
-        path: bytes,
-        query: bytes,
-        _method: str,
-        _keep: bool,
-    ) -> None:
+    head: Head
+
+    def __init__(self, bridge: AsgiBridge, connection: Connection, head: Head, _keep: bool) -> None:
         super().__init__("GET", False, False)
-        self.method = "GET"
-        self.request = request
-        self.known: Familiar | None = None
-        self.raw_head: bytes
-        self.trace = Trace(request, connection.origin is not None, bridge)
+        self.head = head
+        self.trace = Trace(head.request, connection.origin is not None, bridge)
         self.since = monotonic()
         self.holds_body = False
         self._bridge = bridge
         self._connection = connection
-        self._path = path
-        self._query = query
         self._verdict = ASKED
         self._handshake: Handshake
         self._framing: Framing
@@ -109,7 +89,7 @@ class Upgrade(Answer):
 
     def start(self) -> None:
         bridge = self._bridge
-        judged = judge_handshake(self.request)
+        judged = judge_handshake(self.head.request)
         if isinstance(judged, Handshake):
             settings = bridge.service.settings
             try:
@@ -121,8 +101,7 @@ class Upgrade(Answer):
             return
         self._handshake = judged
         bridge.live.add(self)
-        self._seat = bridge.recorder.keep_websocket(self._connection.label, self.raw_head, self.since)
-        self.raw_head = b""
+        self._seat = bridge.recorder.keep_websocket(self._connection.label, self.head.raw, self.since)
         self._task = bridge.spawn(self._run(self._scope()))
 
     def feed(self, data: bytes, done: bool) -> None:
@@ -185,11 +164,11 @@ class Upgrade(Answer):
             "asgi": {"version": "3.0", "spec_version": "2.5"},
             "http_version": "1.1",
             "scheme": "wss" if connection.scheme == "https" else "ws",
-            "path": mounted(root, decode_path(self._path)),
-            "raw_path": self._path,
-            "query_string": self._query,
+            "path": mounted(root, decode_path(self.head.path)),
+            "raw_path": self.head.path,
+            "query_string": self.head.query,
             "root_path": root,
-            "headers": fields(self.request).to_list(lowercase_names=True),
+            "headers": fields(self.head.request).to_list(lowercase_names=True),
             "client": connection.client,
             "server": connection.server,
             "subprotocols": self._handshake.subprotocols,
@@ -290,7 +269,7 @@ class Upgrade(Answer):
             self._decide(500, plain(500, "", self._bridge.service.stamps))
 
     def _complain(self, failure: BaseException | None) -> None:
-        raw = self.request.target
+        raw = self.head.request.target
         if failure is None:
             complain("WebSocket", raw, "the app returned without accepting or denying it")
         elif isinstance(failure, (AnswerError, CodeError)):

@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from zttp import Request
-
 from supervisor.kernel.recorder import Recorder, fitting
 from supervisor.serve.access.trace import Trace
-from supervisor.serve.faults import ClientDisconnectedError
+from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Lines, render_text
 from supervisor.serve.http1.body import SizedBody
-from supervisor.serve.http1.familiar import Familiar
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.patience import arrival
 from supervisor.serve.wsgi.environ import Environ, Environs, set_length
 from supervisor.serve.wsgi.inline import Inline
@@ -146,38 +144,23 @@ class WsgiExchange(Answer):
         "environ",
         "gone",
         "holds_body",
-        "is_plain",
-        "known",
-        "method",
-        "path",
-        "query",
-        "raw_head",
-        "request",
         "result",
         "since",
     )
 
-    def __init__(
-        self, connection: Connection, request: Request, path: bytes, query: bytes, method: str, keep: bool
-    ) -> None:
+    head: Head
+
+    def __init__(self, connection: Connection, head: Head, keep: bool) -> None:
         # What Answer.__init__ does is written out: one call more is felt here.
-        self.method = method
-        self.head_only = head_only = method == "HEAD"
-        self.legacy = legacy = request.http_version == b"1.0"
-        self.is_plain = not (head_only or legacy)
+        self.head = head
         self.keep = keep
         self.status = 0
         self.sent = 0
-        self.request = request
-        self.known: Familiar | None = None
-        self.raw_head: bytes
-        self.path = path
-        self.query = query
         self.connection = connection
         self.bridge: WsgiBridge = connection.service.bridge  # type: ignore[assignment]
-        self.trace = Trace(request, connection.origin is not None, self.bridge)
+        self.trace = Trace(head.request, connection.origin is not None, self.bridge)
         self.since = monotonic()
-        self.holds_body = connection.body is not None and request.expect_continue and not legacy
+        self.holds_body = connection.body is not None and head.request.expect_continue and not head.legacy
         self.environ: Environ  # kept for the access log
         self.body: Gathered | Upload | None = None
         self.result: Result | None = None
@@ -185,6 +168,14 @@ class WsgiExchange(Answer):
         self._lines: Lines | None = None
         self._submitted = False
         self._left = False
+
+    def complain(self, what: str, error: BaseException | None = None) -> None:
+        """Tell of what the app has done."""
+        complain(self.head.method, self.head.request.target, what, error)
+
+    @property
+    def path(self) -> bytes:
+        return self.head.path
 
     @property
     def progress(self) -> int:
@@ -321,9 +312,9 @@ class WsgiExchange(Answer):
             bridge.client = label
             bridge.recorder.introduce(label)
         try:
-            bridge.current.value = self.raw_head
+            bridge.current.value = self.head.raw
         except ValueError:
-            bridge.current.value = fitting(self.raw_head)
+            bridge.current.value = fitting(self.head.raw)
         self.run()
         bridge.current.value = b""
 
@@ -388,7 +379,7 @@ class WsgiExchange(Answer):
             or not lines.simple
             or size != lines.declared
             or size >= JOINED
-            or not self.is_plain
+            or not self.head.is_plain
             or service.draining
         ):
             return False
@@ -403,7 +394,7 @@ class WsgiExchange(Answer):
             pool.outbox.append((self, data, None))
         return True
 
-    def head(self) -> Lines:
+    def said(self) -> Lines:
         """What the app has said in `start_response`, and the last moment to decide whether the connection lives on."""
         lines = self._lines
         if lines is None:

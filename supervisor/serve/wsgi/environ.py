@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from zttp import HeaderBlock
 
 from supervisor.config.settings import AppSettings
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import fields, mounted
 from supervisor.serve.wsgi.filewrapper import FileWrapper
 
@@ -124,10 +125,10 @@ class Environs:
 
     def of(self, exchange: WsgiExchange, connection: Connection) -> Environ:
         """The environ of one request. Text is latin-1 decoded bytes, as PEP 3333 wants it."""
-        server, known = connection.server, exchange.known
-        drafts = known.draft if known is not None and connection.scheme == "http" else None
+        server, head = connection.server, exchange.head
+        drafts = head.draft if head.is_kept and connection.scheme == "http" else None
         draft = drafts.get(server) if drafts is not None else None
-        environ = self._draft(exchange, connection) if draft is None else draft.copy()
+        environ = self._draft(head, connection) if draft is None else draft.copy()
         if drafts is not None and draft is None and len(drafts) < _DRAFTS_KEPT:
             drafts[server] = environ.copy()
         environ["holdfast.trace"] = exchange.trace
@@ -136,20 +137,20 @@ class Environs:
             environ["REMOTE_PORT"] = str(port)
         return environ
 
-    def _draft(self, exchange: WsgiExchange, connection: Connection) -> Environ:
+    def _draft(self, head: Head, connection: Connection) -> Environ:
         """All but the client and the trace: what the head says, and the address of ours it was asked at."""
         server = connection.server
         environ = (self._known.get(server) or self._at(server)).copy()
-        request = exchange.request
+        request = head.request
         environ["RAW_URI"] = environ["REQUEST_URI"] = path = request.target.decode()  # it is ASCII
-        if exchange.query or len(exchange.path) != len(path):
-            path = exchange.path.decode()
-            environ["QUERY_STRING"] = exchange.query.decode()
+        if head.query or len(head.path) != len(path):
+            path = head.path.decode()
+            environ["QUERY_STRING"] = head.query.decode()
         if "%" in path:
             path = unquote_to_bytes(path).decode("latin-1")
         environ["PATH_INFO"] = path
-        if exchange.method != "GET" or exchange.legacy or self._root or connection.scheme != "http":
-            self._differ(environ, exchange, connection)
+        if head.method != "GET" or head.legacy or self._root or connection.scheme != "http":
+            self._differ(environ, head, connection)
         names, headers = _names, request.headers
         size = len(environ) + len(headers)
         try:
@@ -170,10 +171,10 @@ class Environs:
             self._known[server] = known
         return known
 
-    def _differ(self, environ: Environ, exchange: WsgiExchange, connection: Connection) -> None:
+    def _differ(self, environ: Environ, head: Head, connection: Connection) -> None:
         """What is not as with most requests."""
-        environ["REQUEST_METHOD"] = exchange.method
-        if exchange.legacy:
+        environ["REQUEST_METHOD"] = head.method
+        if head.legacy:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         root, path = self._root, environ["PATH_INFO"]
         if root and mounted(root, path) == path:

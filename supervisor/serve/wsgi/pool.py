@@ -29,6 +29,7 @@ from time import clock_gettime, monotonic, pthread_getcpuclockid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from supervisor.kernel.recorder import Record, Recorder
+from supervisor.serve.http1.familiar import Head
 from supervisor.serve.patience import Patience
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Job(Protocol):
         """Its thread can go on only when the client takes, or sends, more."""
 
     @property
-    def raw_head(self) -> bytes:
+    def head(self) -> Head:
         """For the flight recorder, as is the connection's label."""
 
     def run(self) -> None:
@@ -370,7 +371,7 @@ class Pool:
                 self._end_row(thread)
                 return False
             thread.job = job
-            record(job.connection.label, job.raw_head, job.since)
+            record(job.connection.label, job.head.raw, job.since)
             job.run()
             count += 1
             if outbox and not (defers and jobs):

@@ -10,7 +10,7 @@ import contextvars
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from supervisor.serve.faults import ClientDisconnectedError, complain
+from supervisor.serve.faults import ClientDisconnectedError
 from supervisor.serve.http1.answer import JOINED, AnswerError, plain
 from supervisor.serve.http1.sendfile import FilePart
 from supervisor.serve.wsgi.filewrapper import FileWrapper
@@ -68,7 +68,7 @@ class Result:
         if exchange.status:
             data = exchange.more(chunk)
         else:
-            data = exchange.begin(exchange.head(), exchange.bridge.service.stamps) + exchange.more(chunk)
+            data = exchange.begin(exchange.said(), exchange.bridge.service.stamps) + exchange.more(chunk)
         if self._whole:
             return
         if exchange.bodyless or exchange.remaining == 0:
@@ -82,7 +82,7 @@ class Result:
         if isinstance(given, FileWrapper):
             if self._send_file(given):
                 return None
-            declared = self._exchange.head().declared
+            declared = self._exchange.said().declared
             return iter(given) if declared is None else given.first(declared)
         if isinstance(given, (list, tuple)) and not self._exchange.status:
             self._send_whole(given[0] if len(given) == 1 else b"".join(given))
@@ -91,13 +91,13 @@ class Result:
 
     def _send_whole(self, body: bytes) -> None:
         exchange = self._exchange
-        data, apart = exchange.whole(exchange.head(), body, exchange.bridge.service.stamps)
+        data, apart = exchange.whole(exchange.said(), body, exchange.bridge.service.stamps)
         self._finish(data, apart)
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Whether the kernel sends it. A small file is an answer like any other."""
         exchange = self._exchange
-        lines = exchange.head()
+        lines = exchange.said()
         part = None if exchange.status else wrapper.part()
         if part is None:
             return False
@@ -171,12 +171,12 @@ class Result:
         at_odds = isinstance(error, AnswerError)
         if exchange.gone:
             if not isinstance(error, ClientDisconnectedError):
-                complain(exchange.method, exchange.request.target, "the app raised an exception", error)
+                exchange.complain("the app raised an exception", error)
             return
         if at_odds:
-            complain(exchange.method, exchange.request.target, str(error))
+            exchange.complain(str(error))
         else:
-            complain(exchange.method, exchange.request.target, "the app raised an exception", error)
+            exchange.complain("the app raised an exception", error)
         if self._begun:
             if not self._whole:
                 self._whole = True
@@ -187,7 +187,7 @@ class Result:
         if at_odds or connection.body is not None or connection.must_close(exchange):
             exchange.keep = False
         stamps = exchange.bridge.service.stamps
-        self._finish(plain(500, "", stamps, keep=exchange.keep, head_only=exchange.head_only))
+        self._finish(plain(500, "", stamps, keep=exchange.keep, head_only=exchange.head.head_only))
 
     def _over(self) -> None:
         """The app's code ends here, with the result's close()."""
@@ -198,7 +198,7 @@ class Result:
             try:
                 close()
             except BaseException as error:
-                complain(exchange.method, exchange.request.target, "the result's close() raised an exception", error)
+                exchange.complain("the result's close() raised an exception", error)
         self._given = ()
         if type(exchange.body) is Gathered:
             exchange.body.close()

@@ -18,6 +18,7 @@ from supervisor.config.values import parse_access_format
 from supervisor.serve.access.line import COMBINED, Client, Clock, Writer, compile_format
 from supervisor.serve.access.text import MAX_VALUE, Memo, json_quoted, quoted
 from supervisor.serve.access.trace import Trace
+from supervisor.serve.http1.familiar import head_of
 
 HEAD = (
     b"GET /a%20b?x=1&y HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: curl/8\r\nX-Request-ID: r-1\r\n"
@@ -34,9 +35,7 @@ class Done:
     def __init__(self, head: bytes = HEAD, *, sent: int = 5, seconds: float = 1.2345678) -> None:
         request = zttp.Connection(zttp.SERVER).receive_event(head)
         assert isinstance(request, zttp.Request)
-        self.request = request
-        self.method = request.method.decode()
-        self.legacy = request.http_version == b"1.0"
+        self.head = head_of(head, request, request.path, request.query, None)
         self.status = 200
         self.sent = sent
         self.since = NOW - seconds

@@ -23,7 +23,7 @@ from supervisor.kernel.board import Cell, private_row
 from supervisor.serve.access.line import Writer
 from supervisor.serve.access.log import AccessLog
 from supervisor.serve.access.trace import Trace
-from supervisor.serve.http1.familiar import Familiar
+from supervisor.serve.http1.familiar import head_of
 from supervisor.serve.limits import Limits
 from tests.serve.harness import Harness, echo, eventually, wsgi_echo
 
@@ -35,15 +35,11 @@ class Exchange:
     sent = 5
     keep = True
     holds_body = False
-    known: Familiar | None = None
 
     def __init__(self, raw: bytes, since: float) -> None:
         request = zttp.Connection(zttp.SERVER).receive_event(raw)
         assert isinstance(request, zttp.Request)
-        self.request = request
-        self.raw_head = raw
-        self.method = request.method.decode()
-        self.legacy = request.http_version == b"1.0"
+        self.head = head_of(raw, request, request.path, request.query, None)
         self.since = since
         self.trace = Trace(request, True, SimpleNamespace(draining=threading.Event(), named=lambda name: None))
 

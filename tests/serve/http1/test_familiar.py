@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor.serve.http1 import connection
-from supervisor.serve.http1.familiar import KEPT, LONGEST, SELDOM, Heads
+from supervisor.serve.http1.familiar import KEPT, LONGEST, SELDOM, Heads, head_of
 from supervisor.serve.limits import TICK, Limits
 from supervisor.serve.service import FORGETTING
 from tests.serve.stepped import Wired
@@ -26,7 +26,8 @@ def parsed(raw: bytes) -> zttp.Request:
 
 
 def note(heads: Heads, raw: bytes) -> None:
-    heads.note(raw, parsed(raw), "GET", False)
+    request = parsed(raw)
+    heads.note(head_of(raw, request, request.path, request.query, False))
 
 
 class Recording:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ class Work:
         self._do = do
         self.connection = Client()
         self.since = time.monotonic()
-        self.raw_head = b"GET /work HTTP/1.1\r\n\r\n"
+        self.head: Any = SimpleNamespace(raw=b"GET /work HTTP/1.1\r\n\r\n")
         self.gone = False
         self.progress = 0
         self.waits_for_client = False
