@@ -29,7 +29,7 @@ from supervisor.serve.asgi.extensions import (
 )
 from supervisor.serve.asgi.turns import Turns
 from supervisor.serve.faults import ClientDisconnectedError, is_news_of_the_end
-from supervisor.serve.http1.answer import JOINED, AnswerError, Lines, plain, render
+from supervisor.serve.http1.answer import AnswerError, Lines, plain, render
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import PERCENT, decode_path, mounted
 from supervisor.serve.line import Line
@@ -112,6 +112,8 @@ class AsgiExchange(ExtendedAnswer):
         "since",
     )
 
+    since: float
+
     def __init__(self, bridge: AsgiBridge, connection: Connection, head: Head, keep: bool) -> None:
         # What Answer.__init__ does is written out: one call more is felt here.
         self.head = head
@@ -119,7 +121,8 @@ class AsgiExchange(ExtendedAnswer):
         self.status = 0
         self.sent = 0
         self.trace = Trace(head.request, connection.origin is not None, bridge)
-        self.since = monotonic()
+        waiting = bridge.turns.waiting
+        self.since = waiting[-1].since if waiting else monotonic()  # who comes in one turn of the loop has come at once
         if connection.body is None:
             self._body_done = True
             self.holds_body = False
@@ -283,7 +286,12 @@ class AsgiExchange(ExtendedAnswer):
             while self._connection.write_paused and not self._gone:  # `_drained`, written out
                 await self._change()
         elif kind == "http.response.start" and phase is WAITING:
-            self._lines = render(message["status"], message.get("headers", ()))
+            status = message["status"]
+            headers = message["headers"] if "headers" in message else ()  # noqa: SIM401  # as above
+            lines = self.head.lines
+            if lines is None or lines.fields != headers or lines.said != status:
+                lines = self._render(status, headers)
+            self._lines = lines
             self._phase = STARTED if "trailers" not in message or not message["trailers"] else PROMISED
         else:
             await self._extend(kind, message)
@@ -323,6 +331,13 @@ class AsgiExchange(ExtendedAnswer):
         if connection.tls is not None:
             extensions["tls"] = connection.tls.extension.copy()
         return scope
+
+    def _render(self, status: int, headers: Any) -> Lines:
+        """What the app has not answered to the same head the last time."""
+        lines = render(status, headers)
+        if self.head.is_kept and lines.fields is not None:
+            self.head.lines = lines
+        return lines
 
     def _draft(self, bridge: AsgiBridge, head: Head) -> Scope:
         """What the head alone says."""
@@ -370,7 +385,7 @@ class AsgiExchange(ExtendedAnswer):
             self.keep = False
         lines = self._lines
         size = len(body)
-        if lines.simple and size == lines.declared and size < JOINED and self.head.is_plain:
+        if lines.simple and size == lines.declared and self.head.is_plain:
             self.status = lines.status  # `whole`, written out for the answer that most are
             self.sent = size
             stamp = service.stamps.last if self.keep else service.stamps.farewell

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from supervisor.errors import HoldfastError
 from supervisor.serve.access.trace import Trace
@@ -100,7 +100,7 @@ def _learn(name: bytes) -> tuple[bytes, int]:
 class Lines:
     """A status and the app's fields, checked and rendered."""
 
-    __slots__ = ("closes", "declared", "head", "seen", "simple", "stamp", "status", "text")
+    __slots__ = ("closes", "declared", "fields", "head", "said", "seen", "simple", "stamp", "status", "text")
 
     def __init__(self, status: int, text: bytes, declared: int | None, seen: int, closes: bool) -> None:
         self.status = status
@@ -108,8 +108,10 @@ class Lines:
         self.declared = declared  # the app's Content-Length
         self.seen = seen  # which special fields the app has set
         self.closes = closes  # the app wants the connection closed
-        # Of the special fields only Content-Length is set, and it counts the body.
-        self.simple = seen == CONTENT_LENGTH and status not in _BODYLESS
+        # Of the special fields only Content-Length is set, and it counts a body that is joined to the head.
+        self.simple = seen == CONTENT_LENGTH and status not in _BODYLESS and declared is not None and declared < JOINED
+        self.said: int | str = status  # the status and
+        self.fields: list[Any] | None = None  # the fields as the app gave them, if they can't change behind our back
         self.stamp = b""  # the last lines that `head` ends in
         self.head = b""  # the whole head of an answer that is `simple`, once `stamped`
 
@@ -120,13 +122,14 @@ class Lines:
         return head
 
 
-_rendered: dict[object, Lines] = {}
+_rendered: dict[tuple[int | str, tuple[Any, ...]], Lines] = {}
 
 
 def render(status: int, headers: Headers) -> Lines:
     """Check and render what an ASGI app answers. Raises `AnswerError`.
 
-    Apps repeat themselves: what was rendered lately is found again by its content.
+    Apps repeat themselves: what was rendered lately is found again by its content. Who has the lines of an
+    answer may compare its `said` and `fields`, which takes a fifth of the time.
     """
     fields = tuple(headers)
     key = (status, fields)
@@ -150,8 +153,9 @@ def render_text(status: str, headers: Iterable[tuple[str, str]]) -> Lines:
     return _keep(key, _render(int(code), [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]))
 
 
-def _keep(key: object, lines: Lines) -> Lines:
+def _keep(key: tuple[int | str, tuple[Any, ...]], lines: Lines) -> Lines:
     if len(lines.text) <= _RENDERED_SIZE:
+        lines.said, lines.fields = key[0], list(key[1])
         if len(_rendered) >= _RENDERED_KEPT:
             _rendered.clear()
         _rendered[key] = lines

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 from zttp import Request
 
+from supervisor.serve.http1.answer import Lines
+
 KEPT = 256
 LONGEST = 1024  # bytes of a head that is kept
 SELDOM = 7  # whoever notes does so when none of these bits of a count of requests is set: noting costs more than it may
@@ -35,6 +37,7 @@ class Head(msgspec.Struct, gc=False):
     says_more: bool  # than its Host
     is_kept: bool = False
     draft: dict[Any, Any] = {}  # what an app is told of one that is kept: the scope, or the environ by address
+    lines: Lines | None = None  # what the app has answered to one that is kept
 
 
 def head_of(raw: bytes, request: Request, path: bytes, query: bytes, last: bool | None) -> Head:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.kernel.recorder import Recorder, fitting
 from supervisor.serve.access.trace import Trace
 from supervisor.serve.faults import ClientDisconnectedError, complain
-from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Lines, render_text
+from supervisor.serve.http1.answer import Answer, AnswerError, Lines, render_text
 from supervisor.serve.http1.body import SizedBody
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.patience import arrival
@@ -357,7 +357,13 @@ class WsgiExchange(Answer):
                 exc_info = None  # PEP 3333: no circular reference
         elif self._lines is not None:
             raise AnswerError("the app called start_response twice")
-        self._lines = render_text(status, headers)
+        head = self.head
+        lines = head.lines
+        if lines is None or lines.fields != headers or lines.said != status:
+            lines = render_text(status, headers)
+            if head.is_kept and lines.fields is not None:
+                head.lines = lines
+        self._lines = lines
         return self._write
 
     def _write(self, chunk: bytes) -> None:
@@ -378,7 +384,6 @@ class WsgiExchange(Answer):
             or lines is None
             or not lines.simple
             or size != lines.declared
-            or size >= JOINED
             or not self.head.is_plain
             or service.draining
         ):

@@ -203,3 +203,56 @@ def test_after_a_minute_none_is_known_any_more() -> None:
 
 def test_few_requests_are_noted() -> None:
     assert SELDOM.bit_count() == 3  # one in eight: two thousand instructions, of which a request has sixty thousand
+
+
+def test_an_app_may_answer_the_same_head_differently_each_time() -> None:
+    reused: list[Any] = [(b"x-a", b"1")]
+    inner: Any = [b"x-b", b"1"]
+    answers: list[tuple[int, Any]] = [(200, reused), (200, reused), (200, [inner]), (404, [inner]), (404, reused)]
+    now: list[tuple[int, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        status, headers = now[0]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        status, headers = now[0]
+        start_response(f"{status} It", [(name.decode(), value.decode()) for name, value in headers])
+        return []
+
+    for wired in (Wired(app), Wired(wsgi, "wsgi")):
+        with wired:
+            client = wired.connect()
+            for number, (status, headers) in enumerate(answers * 3):
+                reused[:] = [(b"x-a", b"%d" % number)]
+                inner[1] = b"%d" % number
+                now[:] = [(status, headers)]
+                name, value = headers[0]
+                for _ in range(3):
+                    client.received.clear()
+                    client.send(RAW)
+                    wired.settle()
+                    assert client.received.startswith(b"HTTP/1.1 %d " % status)
+                    assert b"\r\n%b: %b\r\n" % (name, value) in client.received
+            assert wired.service.find_head(RAW) is not None
+            client.reset()
+            wired.settle()
+
+
+def test_what_may_not_be_answered_may_not_be_answered_after_what_may() -> None:
+    now: list[Any] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": now})
+        await send({"type": "http.response.body"})
+
+    with Wired(app) as wired:
+        for value, status in ((b"good", 200), (b"bad\r\n", 500)) * 4:
+            now[:] = [(b"x-a", value)]
+            client = wired.connect()
+            client.send(RAW)
+            wired.settle()
+            assert client.received.startswith(b"HTTP/1.1 %d " % status)
+            client.reset()
+            wired.settle()
