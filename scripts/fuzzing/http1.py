@@ -240,7 +240,7 @@ def _hold_one(asking: Asking, asked: Asked, *, wsgi: bool) -> None:
 def _hold_bounds(wired: Wired, client: Client) -> None:
     """What waits, for the rest of a head or a line or for the app, is within the limits, but for the last read."""
     limits = wired.service.limits
-    slack = client.transport.largest_read if client.transport is not None else 0
+    slack = max(client.largest_first, client.transport.largest_read if client.transport is not None else 0)
     for connection in wired.service._connections:
         assert isinstance(connection, Connection)
         assert len(connection._rest) <= max(limits.head, limits.read_ahead) + slack

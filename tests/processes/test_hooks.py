@@ -178,7 +178,7 @@ def test_the_master_serves_on_while_a_hook_runs_and_a_newer_roll_waits_for_its_e
         assert ask(cluster.bind).status == 200
         assert cluster.app()["state"] == "rolling"
         for _ in range(2):  # the first of them is superseded before its turn comes
-            to = cluster.app()["generation"]
+            to = cluster.app()["last_roll"]["to"]
             cluster.kill(signal.SIGUSR2)
             until("superseded", lambda to=to: cluster.app()["last_roll"]["to"] > to)  # type: ignore[misc]
         until("the last one's verdict", lambda: cluster.app()["last_roll"]["verdict"] == "committed")

@@ -212,6 +212,7 @@ class Client:
         self.room = room
         self.transport: MemoryTransport | None = None
         self.unread: deque[bytes] = deque()  # sent, and not read by the server
+        self.largest_first = 0  # bytes that were there when the connection was taken
         self.received = bytearray()
         self.has_ended = False  # our half
         self.end_was_told = False
@@ -348,6 +349,7 @@ class Wired:
         client = Client(self, room, address)
         if first:
             client.unread.append(first)
+            client.largest_first = len(first)
         with self._running():
             self.service.accepted(AcceptedSocket(client))  # type: ignore[arg-type]
         return client
