@@ -32,7 +32,7 @@ def failing(folder: Path, statement: str, *arguments: str) -> Cluster:
     """A cluster, not started, whose app notes the time and then fails at import."""
     (folder / "broken_syntax.py").write_text("def app(:\n")
     (folder / "shop.py").write_text(
-        "import time\nopen('failed-at', 'w').write(repr(time.time()))\n"
+        "import time\nopen('failed-at', 'a').write(f'{time.time()}\\n')\n"
         f"def fail():\n    {statement or 'pass'}\nfail()\n"
     )
     return Cluster(folder, "shop:app", *arguments, bind=f"unix:{folder}/web.sock")
@@ -67,7 +67,7 @@ def test_a_first_start_whose_app_cannot_be_imported_exits_1_and_says_why(
         left = cluster.leftovers()
     finally:
         cluster.kill_everything()
-    assert ended - float((tmp_path / "failed-at").read_text()) < 1.0
+    assert ended - max(map(float, (tmp_path / "failed-at").read_text().split())) < 1.0
     (line,) = (line for line in errors(cluster) if "app.failed" in line)
     assert " web " in line
     assert "can't start: " in line
