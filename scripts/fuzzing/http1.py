@@ -19,6 +19,7 @@ from supervisor.serve import gathering
 from supervisor.serve.http1 import connection as reader
 from supervisor.serve.http1.connection import Connection
 from supervisor.serve.limits import Limits
+from supervisor.serve.newcomers import SOON
 from tests.serve.answers import Answered, read_answers
 from tests.serve.cases import load
 from tests.serve.reading import Asked, End, Reading, read
@@ -263,6 +264,8 @@ def _wait(wired: Wired, client: Client) -> None:
 def _leave(wired: Wired, client: Client) -> None:
     client.reset()
     wired.settle()
+    for _ in range(2):
+        wired.advance(SOON)  # after which a fresh connection's client is watched
     wired.assert_idle()
 
 
