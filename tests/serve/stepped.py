@@ -56,7 +56,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         client.transport = MemoryTransport(self, protocol, client)
         made: asyncio.Future[None] = self.create_future()
         self.call_soon(protocol.connection_made, client.transport)
-        self.call_soon(client.transport.look)
+        self.call_soon(client.transport.reset if client.has_gone else client.transport.look)
         self.call_soon(made.set_result, None)
         await made
         return client.transport, protocol
