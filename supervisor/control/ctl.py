@@ -347,7 +347,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = cli.main(args=argv, prog_name="holdfastctl", standalone_mode=False, obj=session)
     except click.ClickException as error:
-        session.terminal.complain(f"{error.format_message()} (`holdfastctl --help` lists what there is)")
+        session.terminal.complain(f"{error.format_message()} ({_remedy(error)})")
         return 2
     except UserError as error:
         session.terminal.complain(str(error))
@@ -355,6 +355,16 @@ def main(argv: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _remedy(error: click.ClickException) -> str:
+    """What to do instead: most often an option of ours was put behind the command."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        for option in cli.params:
+            if error.option_name in option.opts:
+                words = [error.option_name, option.metavar, error.ctx.info_name]
+                return f"it stands before the command: `holdfastctl {' '.join(filter(None, words))}`"
+    return "`holdfastctl --help` lists what there is"
 
 
 def _show(terminal: Terminal, snapshot: Status, apps: dict[str, AppStatus]) -> None:

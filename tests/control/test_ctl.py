@@ -74,6 +74,24 @@ def test_an_unknown_name_is_one_line_that_names_the_known_ones(start_master: Sta
     assert ctl("pid", "web:7").stderr == "holdfastctl: web has no worker 7; it has 1, 2\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("status", "--json"), "it stands before the command: `holdfastctl --json status`"),
+        (("pid", "-s", "x.sock"), "it stands before the command: `holdfastctl -s SOCK pid`"),
+        (("status", "--jsn"), "`holdfastctl --help` lists what there is"),
+        (("--jsn", "status"), "`holdfastctl --help` lists what there is"),
+    ],
+)
+def test_an_option_in_the_wrong_place_is_one_line_that_shows_the_right_one(
+    ctl: Ctl, arguments: tuple[str, ...], remedy: str
+) -> None:
+    done = ctl(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("holdfastctl: No such option '-")
+    assert done.stderr.endswith(f" ({remedy})\n")
+
+
 def test_pid_prints_the_masters_or_the_workers(start_master: StartMaster, ctl: Ctl) -> None:
     master = start_master()
     assert ctl("pid").stdout == f"{master.pid}\n"
