@@ -28,7 +28,7 @@ from supervisor.kernel.source import Sources
 from supervisor.kernel.stacks import SHOW, leave_stacks_in
 from supervisor.messages.stacks import Frame, How, Picture, Serving, Stacks, TaskStack, ThreadStack
 from supervisor.serve.asgi.turns import Turns
-from supervisor.serve.wsgi.bridge import WsgiExchange
+from supervisor.serve.wsgi.exchange import WsgiExchange
 
 MAX_FRAMES = 100  # of one stack, the innermost
 MAX_THREADS = 100

@@ -29,7 +29,7 @@ from supervisor.serve.http1.head import fields
 from supervisor.serve.http1.sendfile import FilePart
 
 if TYPE_CHECKING:
-    from supervisor.serve.asgi.bridge import Message
+    from supervisor.serve.asgi.interface import Message
     from supervisor.serve.http1.connection import Connection
 
 OFFERED_LEGACY: dict[str, Any] = {"holdfast": None, "http.response.pathsend": {}}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from supervisor.serve.asgi.bridge import Message
+    from supervisor.serve.asgi.interface import Message
 
 _COUNT = 32  # messages that may wait before reading should stop
 

@@ -13,7 +13,7 @@ from supervisor.errors import AppError
 from supervisor.serve.faults import complain
 
 if TYPE_CHECKING:
-    from supervisor.serve.asgi.bridge import App, Message
+    from supervisor.serve.asgi.interface import App, Message
 
 
 class Lifespan:

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import getweakrefcount
 
 if TYPE_CHECKING:
-    from supervisor.serve.asgi.bridge import AsgiBridge, AsgiExchange
+    from supervisor.serve.asgi.bridge import AsgiBridge
+    from supervisor.serve.asgi.exchange import AsgiExchange
     from supervisor.serve.line import Line
     from supervisor.serve.service import Service
 

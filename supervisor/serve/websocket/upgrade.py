@@ -30,7 +30,8 @@ from supervisor.serve.websocket.handshake import Handshake, agree, judge_handsha
 from supervisor.serve.websocket.socket import ABNORMAL, APP_FAILED, NORMAL, OPEN, WebSocket
 
 if TYPE_CHECKING:
-    from supervisor.serve.asgi.bridge import AsgiBridge, Message, Scope
+    from supervisor.serve.asgi.bridge import AsgiBridge
+    from supervisor.serve.asgi.interface import Message, Scope
     from supervisor.serve.http1.connection import Connection
 
 

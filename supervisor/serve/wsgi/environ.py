@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from supervisor.serve.http1.connection import Connection
-    from supervisor.serve.wsgi.bridge import WsgiExchange
+    from supervisor.serve.wsgi.exchange import WsgiExchange
 
 Environ = dict[str, Any]
 

@@ -15,7 +15,7 @@ from supervisor.serve.line import Line
 from supervisor.serve.patience import Patience
 
 if TYPE_CHECKING:
-    from supervisor.serve.wsgi.bridge import WsgiExchange
+    from supervisor.serve.wsgi.exchange import WsgiExchange
 
 SLICE = 0.05  # seconds of app code in a turn of the loop, about, while more waits
 LATE = 2 * SLICE  # seconds that the loop may be late before turns are measured

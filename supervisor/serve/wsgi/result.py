@@ -18,7 +18,7 @@ from supervisor.serve.wsgi.upload import Gathered, Upload
 from supervisor.serve.wsgi.window import Window
 
 if TYPE_CHECKING:
-    from supervisor.serve.wsgi.bridge import WsgiExchange
+    from supervisor.serve.wsgi.exchange import WsgiExchange
 
 
 class Result:
