@@ -197,6 +197,16 @@ def test_who_is_finished_with_others_is_finished_as_alone(circumstances: Any) ->
     assert among.state() == alone.state()
 
 
+def test_each_is_counted_where_it_belongs() -> None:
+    ordinary = (False, True, 200, b"", False, False, True)
+    one, probe, other = (Finished(*ordinary) for _ in range(3))
+    other.connection.tally = one.connection.tally
+    one.connection.tally.start()
+    finish_all([one.connection, probe.connection, other.connection])
+    assert [it.connection.tally.inflight for it in (one, probe)] == [1, 1]
+    assert [it.row[Cell.FINISHED] for it in (one, probe)] == [2, 1]
+
+
 async def asgi(scope: dict[str, Any], _receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         raise NotImplementedError

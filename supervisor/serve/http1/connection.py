@@ -370,7 +370,8 @@ def finish_all(connections: list[Connection]) -> None:
         if exchange is None:
             continue
         if (
-            connection.write_paused
+            connection.tally is not tally  # a probe has its own
+            or connection.write_paused
             or not exchange.keep
             or exchange.status >= 400
             or connection.body is not None
