@@ -110,8 +110,8 @@ class Lines:
         self.closes = closes  # the app wants the connection closed
         # Of the special fields only Content-Length is set, and it counts a body that is joined to the head.
         self.simple = seen == CONTENT_LENGTH and status not in _BODYLESS and declared is not None and declared < JOINED
-        self.said: int | str = status  # the status and
-        self.fields: list[Any] | None = None  # the fields as the app gave them, if they can't change behind our back
+        self.said: int | str = status  # the status, as the app gave it
+        self.fields: list[Any] | None = None  # its fields, unless they could change behind our back
         self.stamp = b""  # the last lines that `head` ends in
         self.head = b""  # the whole head of an answer that is `simple`, once `stamped`
 
@@ -128,8 +128,8 @@ _rendered: dict[tuple[int | str, tuple[Any, ...]], Lines] = {}
 def render(status: int, headers: Headers) -> Lines:
     """Check and render what an ASGI app answers. Raises `AnswerError`.
 
-    Apps repeat themselves: what was rendered lately is found again by its content. Who has the lines of an
-    answer may compare its `said` and `fields`, which takes a fifth of the time.
+    Apps repeat themselves: what was rendered lately is found again by its content. Who has the `Lines` of an answer
+    that may be the same compares `said` and `fields`, in a fifth of the time.
     """
     fields = tuple(headers)
     key = (status, fields)
