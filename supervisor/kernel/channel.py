@@ -20,6 +20,14 @@ MAX_MESSAGE = 128 * 1024
 MAX_FDS = 128  # the kernel allows 253 in one message (SCM_MAX_FD, unix(7))
 
 
+class NoRoomError(OSError):
+    """A message came, and this process may not have as many descriptors as came with it. It has none of them."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(errno.EMFILE, "no room for the descriptors of a message")
+        self.data = data
+
+
 class Channel:
     """One end of a pair. `send` and `receive` move bytes and the descriptors that belong to them."""
 
@@ -62,8 +70,7 @@ class Channel:
     def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message with its descriptors (close-on-exec), or None when the peer is gone.
 
-        Raises `BlockingIOError` when nothing waits, and `OSError` (EMFILE), with the message lost, when this process
-        may not have as many descriptors as came with it.
+        Raises `BlockingIOError` when nothing waits, and `NoRoomError`, with the message, when its descriptors are lost.
         """
         try:
             data, ancillary, flags, _address = self._receive()
@@ -77,9 +84,21 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             if data:
-                raise OSError(errno.EMFILE, "no room for the descriptors of a message")
+                raise NoRoomError(data)
             return None
         return data, list(fds)
+
+    def receive_data(self) -> bytes | None:
+        """As `receive`, from a peer whose messages have no descriptors: any that come all the same are closed."""
+        try:
+            received = self.receive()
+        except NoRoomError as error:
+            return error.data
+        if received is None:
+            return None
+        for fd in received[1]:
+            os.close(fd)
+        return received[0]
 
     def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
         space = socket.CMSG_SPACE(MAX_FDS * 4)

@@ -176,14 +176,14 @@ class Spawner:
 
     def _on_message(self) -> None:
         try:
-            received = self._channel.receive()
+            data = self._channel.receive_data()
         except BlockingIOError:
             return
-        if received is None:
+        if data is None:
             self._close_channel()  # its end is told by the pidfd
             return
         try:
-            message = from_spawner(received[0])
+            message = from_spawner(data)
         except ProtocolError as error:
             self.kill(f"the spawner sent nonsense: {error}")
             return

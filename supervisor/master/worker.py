@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Sequence
 from typing import Protocol
@@ -326,16 +325,13 @@ class Worker:
     def _on_message(self) -> None:
         while self._channel.fileno() >= 0:
             try:
-                received = self._channel.receive()
+                data = self._channel.receive_data()
             except BlockingIOError:
                 return
-            if received is None:
+            if data is None:
                 self._close_channel()
                 self._on_silence()
                 return
-            data, fds = received
-            for fd in fds:
-                os.close(fd)
             try:
                 self._take(from_worker(data))
             except ProtocolError as error:  # the app has got at the channel: it may not speak for the worker any more

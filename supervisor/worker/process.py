@@ -22,7 +22,7 @@ import uvloop
 
 from supervisor.errors import AppError, ProtocolError
 from supervisor.kernel.board import Cell, WorkerState, open_row
-from supervisor.kernel.channel import Channel
+from supervisor.kernel.channel import Channel, NoRoomError
 from supervisor.kernel.memory import let_go_of_zeros
 from supervisor.kernel.title import set_title
 from supervisor.messages.wire import (
@@ -282,6 +282,8 @@ class Worker:
                 received = self._channel.receive()
             except BlockingIOError:
                 return
+            except NoRoomError as error:  # whoever has no descriptor left must be able to leave all the same
+                received = error.data, []
             if received is None:
                 self._loop.remove_reader(self._channel.fileno())
                 print("holdfast: the master is gone; this worker finishes what it has and leaves", file=sys.stderr)
@@ -289,33 +291,43 @@ class Worker:
                 return
             data, fds = received
             try:
-                message: ToWorker | None = to_worker(data)
+                message = to_worker(data)
             except ProtocolError:  # a newer master's, who does without an answer
-                message = None
-            if isinstance(message, ReopenLogs) and self._access is not None:
-                self._access.reopen(fds.pop())
-            elif isinstance(message, Drain):
-                self._leave(message, Channel.from_fd(fds.pop()) if fds else None)
-            elif isinstance(message, Inherit):
-                if self._inheritor is not None and not self.is_leaving:
-                    self._inheritor.inherit(message.share)
-            elif isinstance(message, Show):
-                self._witness.show()
-            elif isinstance(message, Allow):
-                self._allow(message.connections)
-            elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:
-                self._service.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
-            elif isinstance(message, Survey):
-                self._survey(message)
-            elif isinstance(message, Probe) and self._service is not None:
-                self._probing = self._loop.create_task(self._probe(self._service))
-            elif isinstance(message, Adopted) and self._orphan is not None:
-                self._orphan.obey(message)
-            elif isinstance(message, Admit) and self._service is not None and not (self.is_leaving or self._acceptor):
-                self._take_connections(self._service)
-                self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
+                pass
+            else:
+                self._obey(message, fds)
             for fd in fds:
                 os.close(fd)
+
+    def _obey(self, message: ToWorker, fds: list[int]) -> None:
+        """Do what the master says; what is taken of `fds` is ours. Without those that should be there, do what can be
+        done without."""
+        if isinstance(message, ReopenLogs) and self._access is not None:
+            if fds:
+                self._access.reopen(fds.pop())
+            else:
+                print("holdfast: no descriptor left for the new access log: the old one is kept", file=sys.stderr)
+        elif isinstance(message, Drain):
+            self._leave(message, Channel.from_fd(fds.pop()) if fds else None)
+        elif isinstance(message, Inherit):
+            if self._inheritor is not None and not self.is_leaving:
+                self._inheritor.inherit(message.share)
+        elif isinstance(message, Show):
+            self._witness.show()
+        elif isinstance(message, Allow):
+            self._allow(message.connections)
+        elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:
+            self._service.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
+        elif isinstance(message, Survey):
+            self._survey(message)
+        elif isinstance(message, Probe) and self._service is not None:
+            self._probing = self._loop.create_task(self._probe(self._service))
+        elif isinstance(message, Adopted) and self._orphan is not None:
+            self._orphan.obey(message)
+        elif isinstance(message, Admit) and self._service is not None and not (self.is_leaving or self._acceptor):
+            self._take_connections(self._service)
+            if fds:
+                self._inheritor = Inheritor(self._loop, Channel.from_fd(fds.pop()), self._service, self._on_shortage)
 
     def forsaken(self) -> None:
         """There is no master, and will be none: finish and leave."""

@@ -33,14 +33,15 @@ from supervisor.kernel.channel import Channel
 left, right = Channel.pair()
 fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
 left.send(b"crowded", fds)
+left.send(b"crowded", fds)
 left.send(b"alone")
 open_before = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (max(fds) + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 try:
     right.receive()
 except OSError as error:
-    refusal = error.errno
-print(json.dumps([refusal, len(os.listdir("/proc/self/fd")) - open_before, right.receive()[0].decode()]))
+    refusal = error.errno, error.data.decode(), right.receive_data().decode()
+print(json.dumps([*refusal, len(os.listdir("/proc/self/fd")) - open_before, right.receive()[0].decode()]))
 """
 
 Ends = tuple[Channel, Channel]
@@ -112,8 +113,20 @@ def test_as_many_descriptors_as_promised_arrive_in_order(ends: Ends) -> None:
         os.close(fd)
 
 
-def test_descriptors_without_room_lose_their_message_and_nothing_else() -> None:
-    assert in_python(CRAMPED) == [errno.EMFILE, 0, "alone"]
+def test_descriptors_without_room_are_lost_and_nothing_else() -> None:
+    assert in_python(CRAMPED) == [errno.EMFILE, "crowded", "crowded", 0, "alone"]
+
+
+def test_descriptors_that_nobody_expects_are_closed(ends: Ends) -> None:
+    left, right = ends
+    read_end, write_end = os.pipe()
+    left.send(b"pipe", [write_end])
+    os.close(write_end)
+    assert right.receive_data() == b"pipe"
+    assert os.read(read_end, 100) == b""
+    os.close(read_end)
+    left.close()
+    assert right.receive_data() is None
 
 
 def test_a_full_channel_raises_and_works_again_once_read(ends: Ends) -> None:
