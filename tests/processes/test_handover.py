@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -134,6 +135,18 @@ def test_idle_connections_go_to_the_new_release_and_the_old_workers_do_not_stay_
         until("the old workers gone", lambda: generations(cluster) == {2}, 2.0)
         until("all taken", lambda: sum(connections(cluster)) == 300)
         assert set(asked(socks)) == {"second"}
+
+
+def test_a_worker_that_has_no_descriptor_left_leaves_all_the_same(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with site.cluster("-w", "1") as cluster:
+        (worker,) = cluster.workers()
+        full = len(os.listdir(f"/proc/{worker['pid']}/fd"))
+        resource.prlimit(worker["pid"], resource.RLIMIT_NOFILE, (full, full))
+        site.write("second")
+        assert cluster.roll()["verdict"] == "committed"
+        until("the old worker gone", lambda: generations(cluster) == {2}, 2.0)
+        assert "Traceback" not in cluster.log
 
 
 def test_a_stream_may_finish_and_then_its_connection_moves(tmp_path: Path) -> None:
