@@ -5,7 +5,8 @@ format itself may be more.
 
 A format is text with atoms in it. Each atom is an expression of Python (`_ATOMS`), what several need is computed once
 (`_STEPS`), and one function is written from them and compiled, as dataclasses does for `__init__`. So a line costs what
-its own atoms cost, and nothing is interpreted again for each request.
+its own atoms cost, and nothing is interpreted again for each request. What a head alone says, of one that is kept
+(`http1/familiar.py`), is written once.
 
 Source: mod_log_config of Apache, and gunicorn's `access_log_format`, whose atoms these are.
 """
@@ -15,8 +16,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from math import trunc
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from supervisor.serve.access import text as logtext
@@ -123,6 +126,8 @@ _FIELDS: dict[str, tuple[Callable[[bytes], str], str, str]] = {
 }
 """How a field of the request is written, its name, and the text for nothing."""
 
+_OF_HEAD = frozenset(("m", "H", "target", "path", "U", "q"))  # as are all fields
+
 _COMPOUND = {"r": "%(m)s %(target)s %(H)s", "ts": "%(second)s.%(millisecond)s"}
 
 _STEPS = (
@@ -130,10 +135,18 @@ _STEPS = (
     ("request", "request = head.request"),
     ("head", "head = exchange.head"),
     ("micros", "micros = trunc((ended - exchange.since) * 1e6)"),
-    ("clock.begun", "if ended >= clock.until:\n        clock.renew()"),
+    ("clock.begun", "if ended >= clock.until:\n    clock.renew()"),
     ("ended", "ended = now()"),
 )
 """What has to stand before the first mention of a name, the last step first."""
+
+
+class _Part(NamedTuple):
+    """An expression of a string, which is part of a line."""
+
+    expression: str
+    is_own: bool = False  # it says something else for each request
+    is_text: bool = False  # it is always the same
 
 
 class _Source:
@@ -146,7 +159,7 @@ class _Source:
     def __init__(self, writer: Writer) -> None:
         self.tables: dict[str, Memo[Any]] = {}
         self._constants = {"l": "-", "p": f"<{writer.pid}>", "w": writer.worker, "g": str(writer.generation)}
-        self._parts: list[str] = []  # expressions
+        self._parts: list[_Part] = []
         self._text = ""  # what comes next and is the same in every line
         self._fields: list[tuple[str, str, str]] = []  # a name, the table's, and the text for nothing
 
@@ -159,29 +172,51 @@ class _Source:
         self._text += template[end:]
 
     def function(self) -> str:
-        lines = [f"return ''.join(({', '.join([*self._parts, repr(self._text)])},))"]
-        if self._fields:
+        parts = [*self._parts, _Part(repr(self._text), is_text=True)]
+        runs = [(is_own, list(run)) for is_own, run in groupby(parts, key=lambda part: part.is_own)]
+        said = [run for is_own, run in runs if not (is_own or all(part.is_text for part in run))]
+        short = [
+            _Part(f"said[{said.index(run)}]") if run in said else part
+            for _, run in runs
+            for part in (run[:1] if run in said else run)
+        ]
+        again = ["said = exchange.head.logged or remember(exchange)", *self._steps(f"return {_joined(short)}")]
+        remembered = "".join(f"{_joined(run)}, " for run in said)
+        remember = self._steps(f"said = exchange.head.logged = ({remembered})")
+        shortcut = [_block("if exchange.head.is_kept:", *again)] if said else []
+        return "\n".join(
+            (
+                _block("def remember(exchange):", *remember, "return said"),
+                _block("def render(client, exchange):", *shortcut, *self._steps(f"return {_joined(parts)}")),
+            )
+        )
+
+    def _steps(self, last: str) -> list[str]:
+        """`last`, behind all that it needs."""
+        lines = [last]
+        if any(f"field{number}" in last for number in range(len(self._fields))):
             lines.insert(0, self._look_up())
         for name, step in _STEPS:
             if name in "\n".join(lines):
                 lines.insert(0, step)
-        return "\n    ".join(["def render(client, exchange):", *lines])
+        return lines
 
     def _add_atom(self, name: str, field: str) -> None:
         if name in _COMPOUND:
             self.add(_COMPOUND[name])
         elif name in _TABLES:
             write, value = _TABLES[name]
-            self._parts.append(f"{self._table(self._take_text(), write)}[{value}]")
+            text = f"{self._table(self._take_text(), write)}[{value}]"
+            self._parts.append(_Part(text, is_own=name not in _OF_HEAD))
         elif name in _FIELDS:
             write, known, nothing = _FIELDS[name]
             before = self._take_text()
-            self._parts.append(f"field{len(self._fields)}")
+            self._parts.append(_Part(f"field{len(self._fields)}"))
             self._fields.append((known or field.lower(), self._table(before, write), before + nothing))
         elif name in _ATOMS:
             if self._text:
-                self._parts.append(repr(self._take_text()))
-            self._parts.append(_ATOMS[name].format(field=field))
+                self._parts.append(_Part(repr(self._take_text()), is_text=True))
+            self._parts.append(_Part(_ATOMS[name].format(field=field), is_own=name not in _OF_HEAD))
         else:
             self._text += self._constants.get(name, "%")
 
@@ -204,5 +239,12 @@ class _Source:
             nothing.append(f"field{number} = {text!r}")
         is_host_asked = any(field == "host" for field, _, _ in self._fields)
         condition = "headers" if is_host_asked else "head.says_more or head.legacy"
-        block = "\n        "
-        return f"if {condition}:{block}{block.join(found)}\n    else:{block}{block.join(nothing)}"
+        return "\n".join((_block(f"if {condition}:", *found), _block("else:", *nothing)))
+
+
+def _joined(parts: Iterable[_Part]) -> str:
+    return f"''.join(({', '.join(part.expression for part in parts)},))"
+
+
+def _block(opening: str, *lines: str) -> str:
+    return "\n".join((opening, *(indent(line, "    ") for line in lines)))

@@ -38,6 +38,7 @@ class Head(msgspec.Struct, gc=False):
     is_kept: bool = False
     draft: dict[Any, Any] = {}  # what an app is told of one that is kept: the scope, or the environ by address
     lines: Lines | None = None  # what the app has answered to one that is kept
+    logged: tuple[str, ...] = ()  # what it says in the access log
 
 
 def head_of(raw: bytes, request: Request, path: bytes, query: bytes, last: bool | None) -> Head:

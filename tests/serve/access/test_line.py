@@ -54,6 +54,29 @@ def line(template: str, done: Any = None, client: Client = ("192.0.2.1", 5), clo
     return written[:-1]
 
 
+EVERYTHING = (
+    "%(h)s %(l)s %(u)s %(t)s %(r)s %(s)s %(m)s %(U)s %(q)s %(H)s %(b)s %(B)s %(f)s %(a)s %(T)s %(M)s %(D)s %(L)s %(p)s "
+    "%({host}i)s %({x-pid}o)s %({home}e)s %(w)s %(g)s %(I)s head %% said"
+)
+
+
+@pytest.mark.parametrize("template", ["combined", "json", EVERYTHING, "%(m)s", "%(s)s", "%({cookie}i)s", "100 %%"])
+@pytest.mark.parametrize("head", [HEAD, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.0\r\nReferer: r\r\n\r\n"])
+def test_a_head_that_comes_again_is_logged_as_any_other(template: str, head: bytes) -> None:
+    render = compile_format(
+        parse_access_format(template), Writer("web:2", 3, 4711), Clock(now=lambda: NOW, wall=lambda: WALL)
+    )
+    kept = Done(head).head
+    kept.is_kept = True
+    for status, sent, seconds, client in ((200, 5, 1.5, ("192.0.2.1", 5)), (404, 0, 0.25, None), (200, 5, 1.5, None)):
+        plain: Any = Done(head, sent=sent, seconds=seconds)
+        again: Any = Done(head, sent=sent, seconds=seconds)
+        again.head = kept
+        plain.status = again.status = status
+        plain.trace.name = again.trace.name = f"{status}{sent}"
+        assert render(client, again) == render(client, plain)
+
+
 @pytest.mark.parametrize(
     ("atom", "text"),
     [
