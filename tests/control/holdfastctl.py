@@ -47,15 +47,22 @@ def on_terminal(command: list[str], typed: str = "", **env: str) -> tuple[int, s
 
 def _converse(terminal: int, keys: list[bytes]) -> bytes:
     seen = bytearray()
-    answered = 0
+    answered, typed, quiet = 0, b"", 0
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
+        quiet += 1
         if select.select([terminal], [], [], 0.1)[0]:
+            quiet = 0
             try:
                 seen += os.read(terminal, 65536)
             except OSError:  # EIO: the other side is closed
                 break
         if keys and seen.count(b"holdfast> ") > answered:
             answered += 1
-            os.write(terminal, keys.pop(0))
+            typed = keys.pop(0)
+            os.write(terminal, typed)
+        elif typed == INTERRUPT and quiet > 2:
+            # A signal between the prompt and CPython's wait for a key is seen with the next key: people press again.
+            os.write(terminal, typed)
+            quiet = 0
     return bytes(seen)
