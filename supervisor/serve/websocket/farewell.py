@@ -53,8 +53,9 @@ class Farewell:
 
     def _schedule(self) -> None:
         if self._timer is None and self._waiting:
-            pause = max(0.0, self._ends - self._loop.time()) / len(self._waiting)
-            self._timer = self._loop.call_later(random.uniform(0.0, 2.0) * pause, self._tell)  # noqa: S311
+            left = max(0.0, self._ends - self._loop.time())
+            pause = random.uniform(0.0, 2.0) * left / len(self._waiting)  # noqa: S311
+            self._timer = self._loop.call_later(min(left, pause), self._tell)
 
     def _tell(self) -> None:
         self._timer = None
