@@ -54,7 +54,7 @@ class Farewell:
     def _schedule(self) -> None:
         if self._timer is None and self._waiting:
             left = max(0.0, self._ends - self._loop.time())
-            pause = random.uniform(0.0, 2.0) * left / len(self._waiting)  # noqa: S311
+            pause = random.uniform(0.0, 2.0) * left / len(self._waiting)  # noqa: S311  # jitter, no secret
             self._timer = self._loop.call_later(min(left, pause), self._tell)
 
     def _tell(self) -> None:
