@@ -104,12 +104,7 @@ class Origin:
 
     def look_through(self, connection: Connection, request: Request) -> None:
         """Set the connection's `client`, `server` and `scheme` to what they are for this request."""
-        get = request.headers.get  # type: ignore[union-attr]
-        if (
-            get(b"x-forwarded-for") is not None
-            or get(b"x-forwarded-proto") is not None
-            or get(b"forwarded") is not None
-        ):
+        if speaks_for_others(request):
             self.told = True
             told = client_of(fields(request), self._trust, (self._client, self._server, self._scheme))
             connection.client, connection.server, connection.scheme = told
@@ -118,6 +113,12 @@ class Origin:
             self.told = False
             connection.client, connection.server, connection.scheme = self._client, self._server, self._scheme
             connection.label = self._trust.label(self._client[0] if self._client else None, True)
+
+
+def speaks_for_others(request: Request) -> bool:
+    """Whether a trusted peer tells with it whom it speaks for."""
+    get = request.headers.get  # type: ignore[union-attr]
+    return get(b"x-forwarded-for") is not None or get(b"x-forwarded-proto") is not None or get(b"forwarded") is not None
 
 
 def client_of(headers: HeaderBlock, trust: Trust, peer: tuple[Client, Server, str]) -> tuple[Client, Server, str]:

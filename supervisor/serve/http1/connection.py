@@ -70,7 +70,7 @@ class Connection(Ending):
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
             origin = self.origin
-            if origin is not None and (head.says_more or origin.told):
+            if origin is not None and (head.names_others or origin.told):
                 origin.look_through(self, head.request)
             self._last = last = head.last
             self.exchange = exchange = service.open(self, head, not last)
@@ -179,7 +179,8 @@ class Connection(Ending):
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
             head_only, more = method == "HEAD", len(request.headers) > 1
-            head = Head(raw, request, method, request.path, request.query, last, head_only, False, not head_only, more)
+            path, query, plain = request.path, request.query, not head_only
+            head = Head(raw, request, method, path, query, last, head_only, False, plain, more, more)
             origin = self.origin
             if origin is not None and (more or origin.told):  # with Host alone nobody is named
                 origin.look_through(self, request)

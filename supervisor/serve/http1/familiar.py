@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from zttp import Request
 
+from supervisor.serve.edge.peers import speaks_for_others
 from supervisor.serve.http1.answer import Lines
 
 KEPT = 256
@@ -35,6 +36,7 @@ class Head(msgspec.Struct, gc=False):
     legacy: bool  # HTTP/1.0
     is_plain: bool  # neither of the two
     says_more: bool  # than its Host
+    names_others: bool  # may say whom a trusted peer speaks for; of one that is kept, it does
     is_kept: bool = False
     draft: dict[Any, Any] = {}  # what an app is told of one that is kept: the scope, or the environ by address
     lines: Lines | None = None  # what the app has answered to one that is kept
@@ -46,7 +48,7 @@ def head_of(raw: bytes, request: Request, path: bytes, query: bytes, last: bool 
     method, legacy = request.method.decode("ascii"), request.http_version == b"1.0"
     head_only = method == "HEAD"
     plain, more = not (head_only or legacy), len(request.headers) > 1
-    return Head(raw, request, method, path, query, last, head_only, legacy, plain, more)
+    return Head(raw, request, method, path, query, last, head_only, legacy, plain, more, True)
 
 
 class Heads:
@@ -68,6 +70,7 @@ class Heads:
             self._marks[place] = mark
         elif len(self._kept) < KEPT and len(raw) <= LONGEST:
             head.is_kept = True
+            head.names_others = speaks_for_others(head.request)
             self._kept[raw] = head
 
     def forget(self) -> None:

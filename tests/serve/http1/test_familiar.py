@@ -129,6 +129,29 @@ def test_the_client_is_each_time_who_asks(wired: tuple[Wired, Recording]) -> Non
     assert ports == list(range(50000, 50006))
 
 
+@pytest.mark.parametrize(
+    "field", [b"X-Forwarded-For: 192.0.2.7", b"x-forwarded-proto: https", b"Forwarded: for=192.0.2.7"]
+)
+def test_whom_a_peer_speaks_for_is_each_time_who_is_named(wired: tuple[Wired, Recording], field: bytes) -> None:
+    service, app = wired
+    named = RAW.replace(b"Accept: */*", field)
+    app.told.clear()
+    client = service.connect()
+    for raw in (RAW, named, RAW, named, named, RAW) * 3:
+        client.send(raw)
+        service.settle()
+    client.reset()
+    service.settle()
+    assert service.service.find_head(named) is not None
+    told = [
+        (it["client"], it["scheme"]) if "client" in it else (it["REMOTE_ADDR"], it["wsgi.url_scheme"])
+        for it in app.told
+    ]
+    itself, other = told[:2]
+    assert itself != other
+    assert told == [itself, other, itself, other, other, itself] * 3
+
+
 _TOKEN = st.text("abcXYZ019-_", min_size=1, max_size=12)
 _VALUE = st.text([chr(c) for c in range(0x21, 0x7F)] + ["é"], max_size=20)
 
