@@ -239,9 +239,10 @@ def _hold_one(asking: Asking, asked: Asked, *, wsgi: bool) -> None:
 
 
 def _hold_bounds(wired: Wired, client: Client) -> None:
-    """What waits, for the rest of a head or a line or for the app, is within the limits, but for the last read."""
+    """What waits, for the rest of a head or a line or for the app, is within the limits, but for the last read, and for
+    the first, behind which a transport that comes then may read once."""
     limits = wired.service.limits
-    slack = max(client.largest_first, client.transport.largest_read if client.transport is not None else 0)
+    slack = client.largest_first + (client.transport.largest_read if client.transport is not None else 0)
     for connection in wired.service._connections:
         assert isinstance(connection, Connection)
         assert len(connection._rest) <= max(limits.head, limits.read_ahead) + slack

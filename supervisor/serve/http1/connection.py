@@ -83,8 +83,7 @@ class Connection(Ending):
                 self._feed(self.body, data)
             else:
                 self._rest += data
-                if len(self._rest) > self.service.limits.read_ahead:
-                    self.pause_reading()
+                self._hold_back()
 
     def go_on_with(self, unread: bytes) -> None:
         """Another worker has read this before it handed the connection over."""
@@ -184,6 +183,8 @@ class Connection(Ending):
             origin = self.origin
             if origin is not None and (more or origin.told):  # with Host alone nobody is named
                 origin.look_through(self, request)
+            if self._rest:
+                self._hold_back()
             self.exchange = exchange = service.open(self, head, not last)
             exchange.start()
             if not tally.started & SELDOM:
@@ -238,6 +239,8 @@ class Connection(Ending):
                 self._feed(self.body, rest)
                 if self.exchange is not exchange:
                     return
+        if self.body is None:
+            self._hold_back()
         exchange.start()
 
     def _feed(self, body: SizedBody | ChunkedBody, data: bytes) -> None:
@@ -249,11 +252,17 @@ class Connection(Ending):
         done = not body.remaining
         if done:
             self.body = None
+            self._hold_back()
         self._await_body()
         if self.exchange is not None:
             self.exchange.feed(piece, done)
         elif done:
             self._ready()
+
+    def _hold_back(self) -> None:
+        """What has come behind the request may be enough."""
+        if len(self._rest) > self.service.limits.read_ahead:
+            self.pause_reading()
 
     # Ending answers.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from supervisor.serve.limits import Limits
 from tests.serve.answers import read_answers
 from tests.serve.stepped import Wired
 
@@ -31,4 +34,25 @@ def test_a_body_that_goes_wrong_behind_an_answer_that_the_client_has_yet_to_take
         assert client.ended
         client.end()
         wired.settle()
+        wired.assert_idle()
+
+
+async def waits(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", CHUNKED + b"0\r\n\r\n"])
+def test_what_comes_behind_a_request_in_one_read_is_enough_when_it_is_more_than_is_read_ahead(head: bytes) -> None:
+    with Wired(waits, limits=Limits(read_ahead=100)) as wired:
+        for more, waiting in ((100, 0), (101, 1)):
+            client = wired.connect()
+            client.send(head + b"x" * more)
+            wired.settle()
+            client.send(b"y")
+            wired.settle()
+            assert len(client.unread) == waiting
+            client.reset()
+            wired.settle()
         wired.assert_idle()
