@@ -313,7 +313,7 @@ class Worker:
             if self._inheritor is not None and not self.is_leaving:
                 self._inheritor.inherit(message.share)
         elif isinstance(message, Show):
-            self._witness.show()
+            self._witness.show(3)  # with `_obey` and `_on_message`
         elif isinstance(message, Allow):
             self._allow(message.connections)
         elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:

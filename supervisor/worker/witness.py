@@ -55,9 +55,10 @@ class Witness:
             leave_stacks_in(fd)
             signal.signal(SHOW, self._on_signal)
 
-    def show(self) -> None:
-        """Called by the loop, which is not blocked then: its own part of the stack is left out."""
-        self._write("loop", sys._getframe(2))
+    def show(self, depth: int) -> None:
+        """Called in the loop, which is not blocked then. So many calls, from this one outwards, are left out: they are
+        there to ask."""
+        self._write("loop", sys._getframe(depth))
 
     def picture(self, now: float) -> None:
         """Called by the loop from time to time, with CLOCK_MONOTONIC: leave a picture for a time without answers."""

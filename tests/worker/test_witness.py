@@ -104,7 +104,7 @@ def test_an_answer_stays_until_whoever_asked_has_read_it(record: StackRecord) ->
         witness, now = Witness(record.fd, loop), time.monotonic()
         witness.picture(now)
         record.clear()
-        witness.show()
+        witness.show(1)
         witness.picture(now + PICTURE_EVERY)
         assert parse_answer(record.read()) is not None
         assert parse_picture(record.read()) is None
