@@ -17,6 +17,8 @@ from supervisor.serve.limits import Limits
 
 _CREDIT = 16  # bytes of framing that a byte of body pays for: chunks of a single byte have 5
 
+_TOO_MUCH_FRAMING = "more chunk framing than the body deserves"
+
 _DATA, _DATA_END, _SIZE, _TRAILERS = range(4)
 
 # RFC 9112 section 7.1 and RFC 9110 section 5.6. The size is at most 64 bits wide.
@@ -147,7 +149,7 @@ class ChunkedBody:
             end = self._read_trailer(data, at)
         self._budget -= end - at
         if self._budget < (len(data) - at if end == at else 0):
-            raise BodyError("more chunk framing than the body deserves")
+            raise BodyError(_TOO_MUCH_FRAMING)
         return end
 
     def _read_empty_line(self, data: bytes, at: int) -> int:
@@ -161,6 +163,8 @@ class ChunkedBody:
         line = _SIZE_LINE.match(data, at)
         if line is None:
             return self._wait(_SIZE_BEGUN, data, at)
+        if self._budget < line.end() - at:  # told before the size, as it is of a line that comes in pieces
+            raise BodyError(_TOO_MUCH_FRAMING)
         self._left = int(line[1], 16)
         self._room -= self._left
         if self._room < 0:

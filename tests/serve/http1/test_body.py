@@ -91,6 +91,15 @@ def test_more_body_than_may_be_raises_and_exactly_as_much_does_not() -> None:
     assert caught.value.refusal is LARGE_BODY
 
 
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_a_chunk_that_is_wrong_in_two_ways_is_refused_for_the_same_however_it_is_cut(step: int) -> None:
+    wire = b"fff;" + b"e" * 100 + b"\r\n"
+    body = chunked(Limits(body=100, chunk_overhead=64))
+    with pytest.raises(BodyError, match="more chunk framing") as caught:
+        feed_in_pieces(body, wire, list(range(0, len(wire), step)))
+    assert type(caught.value) is BodyError
+
+
 def test_single_byte_chunks_are_within_the_budget() -> None:
     body = chunked(Limits(chunk_overhead=100))
     data, rest = body.feed(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
