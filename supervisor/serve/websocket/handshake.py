@@ -34,7 +34,7 @@ class Handshake(NamedTuple):
 
 def asks_for_websocket(request: Request) -> bool:
     """Whether a request with `Connection: upgrade` names WebSocket among the protocols it would change to."""
-    return request.http_version == b"1.1" and b"websocket" in _listed(request, b"upgrade", lower=True)
+    return request.http_version != b"1.0" and b"websocket" in _listed(request, b"upgrade", lower=True)
 
 
 def judge_handshake(request: Request) -> Handshake | Refusal:

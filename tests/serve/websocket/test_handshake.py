@@ -60,6 +60,7 @@ def test_the_handshake_of_the_rfc_is_answered_as_there() -> None:
         (b"GET / HTTP/1.1", {"upgrade": b"h2c, websocket"}, True),
         (b"POST / HTTP/1.1", {}, True),
         (b"GET / HTTP/1.0", {}, False),
+        (b"GET / HTTP/1.2", {}, True),
         (b"GET / HTTP/1.1", {"upgrade": b"h2c"}, False),
         (b"GET / HTTP/1.1", {"upgrade": b"websockets"}, False),
         (b"GET / HTTP/1.1", {"upgrade": None}, False),
