@@ -173,16 +173,17 @@ class _Source:
 
     def function(self) -> str:
         parts = [*self._parts, _Part(repr(self._text), is_text=True)]
-        runs = [(is_own, list(run)) for is_own, run in groupby(parts, key=lambda part: part.is_own)]
-        said = [run for is_own, run in runs if not (is_own or all(part.is_text for part in run))]
-        short = [
-            _Part(f"said[{said.index(run)}]") if run in said else part
-            for _, run in runs
-            for part in (run[:1] if run in said else run)
-        ]
+        said: list[str] = []  # by the head alone
+        short: list[_Part] = []  # the line, with that in a tuple
+        for is_own, group in groupby(parts, key=lambda part: part.is_own):
+            run = list(group)
+            if is_own or all(part.is_text for part in run):
+                short += run
+            else:
+                short.append(_Part(f"said[{len(said)}]"))
+                said.append(f"{_joined(run)}, ")
         again = ["said = exchange.head.logged or remember(exchange)", *self._steps(f"return {_joined(short)}")]
-        remembered = "".join(f"{_joined(run)}, " for run in said)
-        remember = self._steps(f"said = exchange.head.logged = ({remembered})")
+        remember = self._steps(f"said = exchange.head.logged = ({''.join(said)})")
         shortcut = [_block("if exchange.head.is_kept:", *again)] if said else []
         return "\n".join(
             (

@@ -280,8 +280,7 @@ class AsgiExchange(ExtendedAnswer):
     def _render(self, status: int, headers: Any) -> Lines:
         """What the app has not answered to the same head the last time."""
         lines = render(status, headers)
-        if self.head.is_kept and lines.fields is not None:
-            self.head.lines = lines
+        self.head.answered(lines)
         return lines
 
     def _draft(self, bridge: AsgiBridge, head: Head) -> Scope:

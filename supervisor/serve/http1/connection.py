@@ -239,7 +239,7 @@ class Connection(Ending):
                 self._feed(self.body, rest)
                 if self.exchange is not exchange:
                     return
-        if self.body is None:
+        else:
             self._hold_back()
         exchange.start()
 

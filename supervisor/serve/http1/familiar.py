@@ -42,6 +42,11 @@ class Head(msgspec.Struct, gc=False):
     lines: Lines | None = None  # what the app has answered to one that is kept
     logged: tuple[str, ...] = ()  # what it says in the access log
 
+    def answered(self, lines: Lines) -> None:
+        """The app has answered so, which it may do again."""
+        if self.is_kept and lines.fields is not None:
+            self.lines = lines
+
 
 def head_of(raw: bytes, request: Request, path: bytes, query: bytes, last: bool | None) -> Head:
     """Any that was read and judged; `path` and `query` may be those of an absolute target."""

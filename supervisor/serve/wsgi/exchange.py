@@ -261,8 +261,7 @@ class WsgiExchange(Answer):
         lines = head.lines
         if lines is None or lines.fields != headers or lines.said != status:
             lines = render_text(status, headers)
-            if head.is_kept and lines.fields is not None:
-                head.lines = lines
+            head.answered(lines)
         self._lines = lines
         return self._write
 
