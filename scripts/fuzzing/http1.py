@@ -244,7 +244,7 @@ def _hold_bounds(wired: Wired, client: Client) -> None:
     the first, behind which a transport that comes then may read once."""
     limits = wired.service.limits
     slack = client.largest_first + (client.transport.largest_read if client.transport is not None else 0)
-    for connection in wired.service._connections:
+    for connection in wired.service.roster:
         assert isinstance(connection, Connection)
         assert len(connection._rest) <= max(limits.head, limits.read_ahead) + slack
         assert len(getattr(connection.body, "_held", b"")) <= limits.chunk_overhead

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import math
 import socket
 import time
@@ -23,7 +22,6 @@ from supervisor.kernel.channel import Channel
 from supervisor.kernel.recorder import Recorder
 from supervisor.messages.wire import HandOver
 from supervisor.serve.asgi.bridge import AsgiBridge
-from supervisor.serve.asgi.lifespan import Lifespan
 from supervisor.serve.asking import ask
 from supervisor.serve.attaching import attach
 from supervisor.serve.edge.gate import Gate
@@ -34,25 +32,23 @@ from supervisor.serve.edge.secure import SecureConnection
 from supervisor.serve.edge.tls import Tls
 from supervisor.serve.faults import name_cuts
 from supervisor.serve.gathering import Gathering
-from supervisor.serve.handover import Crowd, Giver
+from supervisor.serve.handover import Crowd
 from supervisor.serve.http1.answer import Stamps
 from supervisor.serve.http1.connection import Connection
 from supervisor.serve.http1.familiar import Head, Heads
 from supervisor.serve.limits import NEVER, TICK, UNLIMITED, Limits, ticks
 from supervisor.serve.newcomers import Newcomers
 from supervisor.serve.patience import OnTurnedAway, Patience
+from supervisor.serve.roster import Roster
 from supervisor.serve.sweep import Sweep
 from supervisor.serve.tally import Tally
-from supervisor.serve.websocket.farewell import Farewell
 from supervisor.serve.websocket.handshake import asks_for_websocket
 from supervisor.serve.websocket.socket import WebSocket
-from supervisor.serve.websocket.upgrade import Upgrade
 from supervisor.serve.wsgi.bridge import WsgiBridge
 
 if TYPE_CHECKING:
     from supervisor.serve.access.log import AccessLog
-    from supervisor.serve.exchange import Exchange, Opener
-    from supervisor.serve.http1.ending import Ending
+    from supervisor.serve.exchange import Bridge, Exchange, Opener
 
 FORGETTING = 120  # ticks for which a head of a request is kept
 
@@ -87,15 +83,10 @@ class Service:
         self.stamps = Stamps()
         self.stamps.set(time.time())
         self.draining = False
-        self.dismisses_idle = False  # a connection that becomes idle is not to stay
-        self._closes_idle = False
-        self._giver: Giver | None = None
-        self._lends_for_room = False
         self.on_crowd: Callable[[], None] = lambda: None  # requests wait, and there may be no room any more
         self._is_cut = False
-        self._connections: set[Connection | WebSocket] = set()
-        self._deadlines = Sweep(loop, self._connections)
-        self._farewell = Farewell(loop)
+        self.roster = Roster(loop, lambda: self.tick, self.is_full, self.check_empty)
+        self._deadlines = Sweep(loop, self.roster)
         self._trust = Trust(settings.forwarded_allow_ips)
         self._introduction = Introduction(self._trust)
         self.introduce = self._introduction.introduce
@@ -104,19 +95,15 @@ class Service:
         self._on_empty = on_empty
         self._emptied = False
         self._sweeper: asyncio.TimerHandle | None = None
-        self.bridge: AsgiBridge | WsgiBridge
-        self._lifespan: Lifespan | None = None
-        self._open_websocket: Opener | None = None
         self.lets_wait = settings.queue_timeout > 0
         self.is_held = False  # room or not, no connection is to be taken
         self.capacity = settings.max_inflight
         self.retry_after = ((b"retry-after", b"%d" % max(1, math.ceil(settings.queue_timeout))),)
         exempt = frozenset(path.encode() for path in settings.exempt_paths)
         self.patience = Patience(loop, settings.queue_timeout, exempt, on_turned_away)
+        self.bridge: Bridge
         if interface == "asgi":
             self.bridge = AsgiBridge(app, self)  # type: ignore[arg-type]
-            self._open_websocket = functools.partial(Upgrade, self.bridge)
-            self._lifespan = Lifespan(self.bridge.app, loop)
         else:
             self.bridge = WsgiBridge(app, self, on_room)  # type: ignore[arg-type]
             self.capacity = min(settings.max_inflight, settings.threads)
@@ -168,16 +155,15 @@ class Service:
     @property
     def load(self) -> int:
         """How much of `capacity` is taken: by requests under way or, for a WSGI app, by those that hold a thread."""
-        return self.bridge.load if isinstance(self.bridge, WsgiBridge) else self._tally.inflight
+        return self.bridge.load
 
     def _has_room(self) -> None:
-        if isinstance(self.bridge, AsgiBridge):
-            self.bridge.turns.resume()
+        self.bridge.has_room()
         self._tell_room()
 
     def feel(self, lag: float) -> None:
         """A tick of the loop came so many seconds late."""
-        (self.bridge.turns if isinstance(self.bridge, AsgiBridge) else self.bridge).feel(lag)
+        self.bridge.feel(lag)
 
     def kept_waiting(self, seconds: float) -> None:
         """A connection has waited so long to be taken. Inline that is how late the loop is for requests."""
@@ -187,23 +173,21 @@ class Service:
     @property
     def is_queueing(self) -> bool:
         """Whether requests wait for their turn."""
-        return (self.bridge.turns if isinstance(self.bridge, AsgiBridge) else self.bridge).has_line
+        return self.bridge.has_line
 
     @property
     def owns_loop(self) -> bool:
         """Whether the loop is not the app's to block, as it is inline."""
-        return not (isinstance(self.bridge, WsgiBridge) and self.bridge.pool is None)
+        return self.bridge.owns_loop
 
     def is_full(self) -> bool:
         """Whether there is no room for a request more; if so, `on_room` is called once there may be."""
-        if self.is_held or self._tally.inflight >= self.settings.max_inflight:
-            return True
-        return isinstance(self.bridge, WsgiBridge) and self.bridge.is_full()
+        return self.is_held or self._tally.inflight >= self.settings.max_inflight or self.bridge.is_full()
 
     def keeps_up(self) -> bool:
         """Whether a request that finds no room has its turn soon all the same."""
         few = self._tally.inflight < self.settings.max_inflight and not self.is_held
-        return few and isinstance(self.bridge, WsgiBridge) and self.bridge.keeps_up()
+        return few and self.bridge.keeps_up()
 
     @property
     def connections(self) -> int:
@@ -224,20 +208,13 @@ class Service:
     async def startup(self) -> None:
         """Start the clock and the app. Raises `AppError` when the app's lifespan says that it can't start."""
         self._sweep()
-        if self._lifespan is not None and isinstance(self.bridge, AsgiBridge):
-            await self._lifespan.startup()
-            self.bridge.state = self._lifespan.state
+        await self.bridge.startup()
 
     async def shutdown(self) -> None:
         """Close what is still open, tell the app, stop the threads."""
-        self._farewell.stop()
         self._close_gate()
-        self._stop_giving()
-        for connection in tuple(self._connections):
-            connection.transport.abort()
-        self.bridge.close()
-        if self._lifespan is not None:
-            await self._lifespan.shutdown()
+        self.roster.abort()
+        await self.bridge.shutdown()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -257,7 +234,7 @@ class Service:
         connection = Connection(self, self._tally) if tls is None else SecureConnection(self, self._tally, tls)
         if told is not None:
             self._introduction.expect(connection, told)
-        self._connections.add(connection)
+        self.roster.add(connection)
         self._tally.opened()
         if tls is None:
             self._newcomers.welcome(connection, sock, peer, here)
@@ -271,7 +248,7 @@ class Service:
         connection.asked = handed.asked
         longest = max(self.limits.keepalive, self.limits.first_byte)
         connection.expires = self.tick + ticks(max(0.0, min(longest, handed.until - time.monotonic())))
-        self._connections.add(connection)
+        self.roster.add(connection)
         self._tally.opened(accepted=False)
         attach(self.loop, connection, sock)
         if handed.unread:  # once it has its transport, and before that reads anything
@@ -284,7 +261,7 @@ class Service:
         theirs.setblocking(False)
         with ours:
             connection = Connection(self, Tally(private_row(), 1 << 30, lambda: None))
-            self._connections.add(connection)
+            self.roster.add(connection)
             connection.tally.opened()
             attach(self.loop, connection, theirs)
             return await ask(self.loop, ours, path)
@@ -295,73 +272,40 @@ class Service:
         after `linger` seconds, or, with None, at their own deadline. WebSockets are closed with 1012, spread over that
         time or over half the drain timeout. `on_empty` is called when no connection and no app code is left, and all
         that was given was taken."""
-        self.lend(None, 0)
         self.gathering.stop()
-        self._lends_for_room = False
         self.draining = True
         self.bridge.draining.set()
-        if outlet is not None:
-            self.give(outlet)
-        sockets = [each for each in self._connections if isinstance(each, WebSocket)]
-        self._farewell.begin(sockets, self.settings.drain_timeout / 2 if linger is None else linger)
-        if linger is not None:
-            self.loop.call_later(linger, self._close_idle)
+        self.roster.drain(outlet, linger, self.settings.drain_timeout / 2 if linger is None else linger)
+        self._let_go(linger)
         self.loop.call_soon(self.check_empty)
 
-    def give(self, outlet: Channel) -> None:
-        """Give the connections that can move to other workers, by `outlet`, in this drain."""
-        self._stop_giving()
-        self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, self.check_empty))
+    def keep(self, linger: float | None) -> None:
+        """Give nothing to other workers any more: what is still here is drained as without them."""
+        self.roster.keep(linger)
+        self._let_go(linger)
+        self.check_empty()
 
-    def lend(self, outlet: Channel | None, count: int) -> None:
-        """Stay, but give `count` of the connections that can move to other workers, by `outlet`; if that is for want of
-        room, as long as it lasts. None: no more."""
-        self._stop_giving()
-        self.dismisses_idle = False
-        self._lends_for_room = self.is_full()
-        if outlet is not None:
-            self._begin_giving(Giver(self.loop, outlet, lambda: self.tick, self._given, lambda: None, count))
-
-    def _begin_giving(self, giver: Giver) -> None:
-        self._giver = giver
-        giver.begin(each for each in self._connections if isinstance(each, Connection) and each.is_movable)
-        self.dismisses_idle = True
-
-    def _stop_giving(self) -> None:
-        if self._giver is not None:
-            self._giver.close()
+    def _let_go(self, linger: float | None) -> None:
+        if linger is not None:
+            self.loop.call_later(linger, self._close_gate)
 
     def crowded(self, crowd: Crowd) -> None:
         """These wait for their turn, and nobody's turn comes: the takers of connections had better know, and while some
         are lent to other workers, these are."""
         self.on_crowd()
-        if self._giver is not None and not self.draining:
-            self._giver.relieve(crowd)
+        self.roster.relieve(crowd)
 
     def watch_errors(self, on_error: Callable[[], None] | None) -> None:
         """Have each error among the answers told, or (None) no more."""
         self._tally.on_error = on_error
 
-    def keep(self, linger: float | None) -> None:
-        """Give nothing to other workers any more: what is still here is drained as without them."""
-        self._stop_giving()
-        if linger is not None:
-            self.loop.call_later(linger, self._close_idle)
-        self.check_empty()
-
     def cut(self) -> int:
         """End everything at once, and name it; returns how many requests that has cost."""
-        self._stop_giving()
         self.gathering.post()
-        requests = [exchange for each in self._connections if (exchange := each.exchange) is not None]
+        requests = [exchange for each in self.roster if (exchange := each.exchange) is not None]
         name_cuts(requests, [each for each in self.bridge.live if each not in requests])
         self._is_cut = True
-        for connection in tuple(self._connections):
-            if connection.is_quiet:
-                connection.tally.drained()
-            else:
-                connection.tally.cut_connection()
-            connection.cut()
+        self.roster.cut()
         self.bridge.cut()
         self._close_gate()
         return len(requests)
@@ -371,35 +315,14 @@ class Service:
     def opener(self, request: zttp.Request, upgrade: bytes | None) -> Opener:
         """What opens the exchange for a request that asks for `upgrade`. A WSGI app knows no WebSocket: it gets a plain
         request, as for any other protocol that nobody here speaks (RFC 9110 section 7.8)."""
-        if upgrade is not None and self._open_websocket is not None and asks_for_websocket(request):
-            return self._open_websocket
+        if upgrade is not None and self.bridge.open_websocket is not None and asks_for_websocket(request):
+            return self.bridge.open_websocket
         return self.open
-
-    def upgraded(self, connection: Connection, socket: WebSocket) -> None:
-        """The connection has become an open WebSocket."""
-        self._connections.discard(connection)
-        self._connections.add(socket)
-        if self.draining:
-            self._farewell.add(socket)
-
-    @property
-    def hands_over(self) -> bool:
-        """Whether a connection that becomes idle can be given to another worker."""
-        return self._giver is not None and self._giver.is_open
-
-    def dismiss(self, connection: Connection) -> None:
-        """The connection has become idle, and is not to stay."""
-        if self._giver is not None and self._giver.is_open and connection.is_movable:
-            if not self._lends_for_room or self.is_full():
-                self._giver.offer(connection)
-        elif self._closes_idle:
-            connection.leave()
 
     def forget(self, connection: Connection | WebSocket) -> None:
         """The connection is closed."""
-        if connection not in self._connections:  # it is another worker's
+        if not self.roster.remove(connection):
             return
-        self._connections.discard(connection)
         if isinstance(connection, Connection):
             self._introduction.forget(connection)
         connection.tally.closed()
@@ -411,25 +334,10 @@ class Service:
     def check_empty(self) -> None:
         """Say once that nothing is left to wait for."""
         waits = self._gate is not None and self._gate.waiting > 0
-        if self._emptied or waits or self._connections or self.bridge.is_running():
-            return
-        if self._giver is not None and not self._giver.is_done:
-            self._giver.wait()
+        if self._emptied or waits or self.bridge.is_running() or not self.roster.has_left():
             return
         self._emptied = True
         self._on_empty()
-
-    def _given(self, connection: Ending) -> None:
-        self._connections.discard(connection)
-        connection.tally.handed_over()
-        self.dismisses_idle = self.draining or self.hands_over
-
-    def _close_idle(self) -> None:
-        self._closes_idle = self.dismisses_idle = True
-        self._close_gate()
-        for connection in tuple(self._connections):
-            if not (self.hands_over and connection.is_movable):
-                connection.leave()
 
     def _close_gate(self) -> None:
         if self._gate is not None:

@@ -8,7 +8,7 @@ ended a hundred or so in each turn of the loop, with everybody else's turn in be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Protocol
 
 AT_ONCE = 128
@@ -26,7 +26,7 @@ class Expiring(Protocol):
 class Sweep:
     """Ends those of `connections` that are overdue. They may come and go meanwhile, or be given more time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connections: Collection[Expiring]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, connections: Iterable[Expiring]) -> None:
         self._loop = loop
         self._connections = connections
 

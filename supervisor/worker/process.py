@@ -317,7 +317,7 @@ class Worker:
         elif isinstance(message, Allow):
             self._allow(message.connections)
         elif isinstance(message, Lend) and self._service is not None and not self.is_leaving:
-            self._service.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
+            self._service.roster.lend(Channel.from_fd(fds.pop()) if fds else None, message.connections)
         elif isinstance(message, Survey):
             self._survey(message)
         elif isinstance(message, Probe) and self._service is not None:
@@ -367,7 +367,7 @@ class Worker:
         if self._service is None:
             return
         if again and outlet is not None:
-            self._service.give(outlet)
+            self._service.roster.give(outlet)
         elif again:
             self._service.keep(drain.linger)
         else:

@@ -371,7 +371,7 @@ class Wired:
     def assert_idle(self) -> None:
         """Every connection is closed, and nothing is left of it."""
         service = self.service
-        assert not service._connections
+        assert not service.roster
         assert service.connections == service.inflight == 0
         assert not service.bridge.is_running()
         assert self.cell(Cell.CONNECTIONS) == 0

@@ -169,7 +169,7 @@ class Finished:
             loop=SimpleNamespace(call_soon=lambda call, **_: see(call.__name__)), context=None, tick=100
         )
         service.first_byte_ticks = service.keepalive_ticks = service.closing_ticks = 7
-        service.dismisses_idle, service.dismiss = dismisses, lambda _: see("dismissed")
+        service.roster = SimpleNamespace(dismisses_idle=dismisses, dismiss=lambda _: see("dismissed"))
         service.access = SimpleNamespace(record=lambda client, _: see(client))
         self.connection = connection = Connection(service, tally)
         self.exchange: Any = SimpleNamespace(keep=keep, status=status)

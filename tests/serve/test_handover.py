@@ -172,7 +172,7 @@ def test_a_failure_of_the_app_s_closes_no_connection(capfd: pytest.CaptureFixtur
         other.sendall(GET.replace(b"/ ", b"/wait "))
         sock.sendall(GET[:5])
         eventually(lambda: way.old.service.inflight == 1)
-        eventually(lambda: any(each._rest for each in way.old.service._connections))
+        eventually(lambda: any(each._rest for each in way.old.service.roster))
         way.begin()
         sock.sendall(b"fail" + GET[5:])
         way.take_one()
@@ -187,7 +187,7 @@ def test_a_failure_of_the_app_s_closes_no_connection(capfd: pytest.CaptureFixtur
 def test_half_a_head_stays_until_it_is_answered() -> None:
     with move() as way, way.old.connect() as sock:
         sock.sendall(GET[:9])
-        eventually(lambda: any(each._rest for each in way.old.service._connections))
+        eventually(lambda: any(each._rest for each in way.old.service.roster))
         way.begin()
         way.old.call(lambda: None)
         assert way.take() is None
@@ -410,7 +410,7 @@ def test_who_finds_what_another_gives_when_its_own_end_has_come_ends_when_that_w
         eventually(lambda: way.old.service.inflight == 1)
         way.begin()
         way.take_one()
-        eventually(lambda: (giver := way.old.service._giver) is not None and giver._timer is None)
+        eventually(lambda: (giver := way.old.service.roster._giver) is not None and giver._timer is None)
         way.outlet.send(b"what another leaving worker gives")
         sock.close()
         app.release.set()
@@ -443,7 +443,7 @@ def test_a_linger_does_not_end_what_can_move() -> None:
         ask(idle)
         waiting = fill(way.outlet)
         way.begin(0.1)
-        eventually(lambda: way.old.service._closes_idle)
+        eventually(lambda: way.old.service.roster._closes_idle)
         assert ask(sock).endswith(b"old /\n")
         for _ in range(waiting):
             way.queue.receive()

@@ -55,7 +55,7 @@ def full(place: Any) -> Iterator[Move]:
 def lend(way: Move, count: int = 100) -> None:
     """Have the first service lend so many connections, those that hold its room not among them."""
     outlet = Channel.from_fd(os.dup(way.outlet.fileno()))
-    way.old.call(lambda: way.old.service.lend(outlet, count))
+    way.old.call(lambda: way.old.service.roster.lend(outlet, count))
 
 
 def waits(way: Move, requests: int) -> None:

@@ -102,7 +102,7 @@ def test_without_a_linger_idle_connections_live_to_their_own_deadline() -> None:
 def test_half_a_head_is_not_idle() -> None:
     with Harness(echo) as server, server.connect() as sock:
         sock.sendall(GET[:10])
-        eventually(lambda: any(c._rest for c in server.service._connections))
+        eventually(lambda: any(c._rest for c in server.service.roster))
         drain(server, 0.0)
         server.call(lambda: None)
         sock.sendall(GET[10:])
@@ -165,7 +165,7 @@ def test_connections_that_are_cut_are_told_from_those_that_are_only_ended() -> N
         busy.sendall(GET)
         begun.sendall(GET[:7])
         eventually(lambda: server.service.inflight == 1)
-        eventually(lambda: any(each._rest for each in server.service._connections))
+        eventually(lambda: any(each._rest for each in server.service.roster))
         drain(server, None)
         server.call(server.service.cut)
         assert idle.recv(1) == b""

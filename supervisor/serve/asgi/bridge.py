@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from supervisor.kernel.recorder import Recorder
 from supervisor.serve.asgi.exchange import AsgiExchange
 from supervisor.serve.asgi.interface import App, Scope
+from supervisor.serve.asgi.lifespan import Lifespan
 from supervisor.serve.asgi.turns import Turns
 from supervisor.serve.line import Line
+from supervisor.serve.websocket.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from supervisor.serve.service import Service
-    from supervisor.serve.websocket.upgrade import Upgrade
 
 # A name of its own for each task would have to be rendered; and an eager task needs no turn of the loop to begin.
 _TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.version_info >= (3, 12) else {})
@@ -24,6 +25,8 @@ _TASK: dict[str, Any] = {"name": "request"} | ({"eager_start": True} if sys.vers
 
 class AsgiBridge:
     """One app, and how its requests begin."""
+
+    owns_loop = True
 
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
@@ -44,6 +47,43 @@ class AsgiBridge:
         self.spawn: Callable[..., asyncio.Task[None]] = functools.partial(asyncio.Task, loop=self.loop, **_TASK)
         self.turns: Turns = Turns(self, Line(service.patience))
         self.open = functools.partial(AsgiExchange, self)
+        self.open_websocket = functools.partial(Upgrade, self)
+        self._lifespan = Lifespan(app, self.loop)
+
+    async def startup(self) -> None:
+        """Raises `AppError` when the app's lifespan says that it can't start."""
+        await self._lifespan.startup()
+        self.state = self._lifespan.state
+
+    async def shutdown(self) -> None:
+        """Have the app told, and wait for it; tasks end with the loop."""
+        await self._lifespan.shutdown()
+
+    @property
+    def load(self) -> int:
+        """Requests in flight: each may go on at any time."""
+        return self.service.inflight
+
+    @property
+    def has_line(self) -> bool:
+        """Whether requests wait for their turn."""
+        return self.turns.has_line
+
+    def is_full(self) -> bool:
+        """Never by itself: how many may be in flight is the service's to say."""
+        return False
+
+    def keeps_up(self) -> bool:
+        """Whoever finds no room waits for others to finish, however long that takes."""
+        return False
+
+    def feel(self, lag: float) -> None:
+        """The loop has come so many seconds late."""
+        self.turns.feel(lag)
+
+    def has_room(self) -> None:
+        """There may be room for one in line."""
+        self.turns.resume()
 
     def is_running(self) -> bool:
         """Whether app code is running, be it after its answer."""
@@ -59,6 +99,3 @@ class AsgiBridge:
         self.turns.cancel()
         for exchange in tuple(self.live):
             exchange.cancel()
-
-    def close(self) -> None:
-        """Nothing to release: tasks end with the loop."""

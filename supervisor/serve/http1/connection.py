@@ -294,7 +294,7 @@ class Connection(Ending):
             else:
                 self._linger()
         elif self.body is None:
-            if self._rest or self.eof or service.dismisses_idle or not self._reading:
+            if self._rest or self.eof or service.roster.dismisses_idle or not self._reading:
                 self._ready()
             else:
                 self.state = IDLE
@@ -334,8 +334,8 @@ class Connection(Ending):
             return
         if not self._reading:
             self.resume_reading()
-        if service.dismisses_idle:
-            service.dismiss(self)
+        if service.roster.dismisses_idle:
+            service.roster.dismiss(self)
 
     def _await_request(self) -> None:
         """Only empty lines have come, which are no request and win no time for one."""
@@ -387,7 +387,7 @@ def finish_all(connections: list[Connection]) -> None:
             or connection.body is not None
             or connection._rest
             or connection.eof
-            or service.dismisses_idle
+            or service.roster.dismisses_idle
             or not connection._reading
         ):
             connection.finish()

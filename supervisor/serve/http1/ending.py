@@ -122,7 +122,7 @@ class Ending(Outgoing):
         if self.body is not None and not self._can_skip(exchange):
             return True
         service = self.service
-        return service.draining and not (self.is_movable and service.hands_over) and HEAD_END not in self._rest
+        return service.draining and not (self.is_movable and service.roster.gives) and HEAD_END not in self._rest
 
     def _can_skip(self, exchange: Exchange) -> bool:
         """Whether reading the rest of the body is cheaper than a new connection. A client that still waits for `100`

@@ -216,7 +216,7 @@ class Upgrade(Answer):
         socket = self._socket = WebSocket(connection, self._framing, self._inbox)
         self._inbox.on_empty = socket.read_on
         early = connection.become(socket)
-        service.upgraded(connection, socket)
+        service.roster.upgrade(connection, socket)
         connection.tally.answered(self.status)
         if service.access is not None:
             service.access.record(connection.client, self)

@@ -23,6 +23,8 @@ App = Callable[[Environ, Callable[..., Write]], Iterable[bytes]]
 class WsgiBridge:
     """One app, and who runs it. `on_room` is called when `is_full` was true and may be so no more."""
 
+    open_websocket = None  # PEP 3333 has none
+
     def __init__(self, app: App, service: Service, on_room: Callable[[], None]) -> None:
         settings = service.settings
         self.app = app
@@ -42,9 +44,18 @@ class WsgiBridge:
         self.inline = Inline(service.loop, service.patience)
         self.lets_wait = service.lets_wait
         self.open = WsgiExchange
+        self.owns_loop = self.pool is not None
         self._on_room = on_room
         self._was_full = False
         self._given_up = False
+
+    async def startup(self) -> None:
+        """A WSGI app is not told."""
+
+    async def shutdown(self) -> None:
+        """Let the threads end."""
+        if self.pool is not None:
+            self.pool.close()
 
     @property
     def live(self) -> Sequence[Exchange]:
@@ -89,15 +100,13 @@ class WsgiBridge:
         if self.pool is None and self.lets_wait:
             self.inline.feel(lag)
 
+    def has_room(self) -> None:
+        """Who waits here waits for a thread or for time, and is told of those."""
+
     def cut(self) -> None:
         """Threads can't be stopped; they are daemons and end with the process."""
         self._given_up = True
         self.inline.clear()
-
-    def close(self) -> None:
-        """Let the threads end."""
-        if self.pool is not None:
-            self.pool.close()
 
     def _on_idle(self) -> None:
         """In a thread."""

@@ -327,7 +327,7 @@ def test_a_body_in_tiny_pieces_is_paused_before_its_pieces_outweigh_it() -> None
     with Harness(http(app), limits=Limits(read_ahead=6500)) as server, server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n")
         eventually(lambda: server.service.inflight)
-        (connection,) = server.service._connections
+        (connection,) = server.service.roster
         for _ in range(101):
             assert connection.transport.is_reading()
             server.call(lambda: connection.data_received(b"x"))

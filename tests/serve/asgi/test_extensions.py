@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zttp import SERVER, Connection, Request
 
 from supervisor.kernel.board import Cell
+from supervisor.serve.asgi.bridge import AsgiBridge
 from supervisor.serve.asgi.extensions import early_hints, takes_trailers, trailer_section
 from supervisor.serve.http1.answer import AnswerError
 from tests.serve.harness import Harness, eventually, read_until, split_answers
@@ -266,7 +267,9 @@ MESSAGES: list[dict[str, Any]] = [
 def test_whatever_an_app_sends_its_client_reads_one_answer_or_a_cut_one(
     shared: Harness, messages: list[dict[str, Any]], method: bytes, asked: bytes
 ) -> None:
-    shared.service.bridge.app = sends(*messages)
+    bridge = shared.service.bridge
+    assert isinstance(bridge, AsgiBridge)
+    bridge.app = sends(*messages)
     data = shared.ask(asked.replace(b"GET", method))
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))

@@ -235,7 +235,7 @@ def test_an_app_that_gives_up_sends_no_more_of_the_file(files: dict[int, Path]) 
     with served(app) as server, server.connect() as sock:
         sock.sendall(GET)
         eventually(given_up.is_set)
-        (connection,) = server.service._connections
+        (connection,) = server.service.roster
         assert server.call(lambda: connection.file) is None
         server.call(go.set)
         with contextlib.suppress(ConnectionResetError):

@@ -324,7 +324,7 @@ def test_pipelined_bytes_are_left_to_the_client_while_an_answer_is_pending() -> 
             while sent < 64 << 20:
                 sent += sock.send(block)
         assert sent < 64 << 20
-        (connection,) = server.service._connections
+        (connection,) = server.service.roster
         assert len(connection._rest) < 1 << 20
         release.set()
         sock.settimeout(10)

@@ -308,7 +308,7 @@ def test_many_tiny_messages_wait_unparsed() -> None:
 
     with Harness(websocket(app)) as server, opened(server) as client:
         client.sock.sendall(frame(TEXT) * 40_000 + close())
-        (sock,) = server.call(lambda: list(server.service._connections))
+        (sock,) = server.call(lambda: list(server.service.roster))
         inbox = sock._inbox  # type: ignore[union-attr]
         eventually(lambda: len(inbox._queue) > 1)
         assert server.call(lambda: len(inbox._queue)) < 4000
@@ -345,7 +345,7 @@ def test_a_client_that_pings_and_never_reads_fills_no_memory() -> None:
     with Harness(websocket(echo)) as server, opened(server) as client:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         flooded(client.sock, frame(PING, b"x" * 125) * 100)
-        (sock,) = server.call(lambda: list(server.service._connections))
+        (sock,) = server.call(lambda: list(server.service.roster))
         assert server.call(sock.transport.get_write_buffer_size) < 1 << 20
 
 

@@ -14,12 +14,12 @@ def test_a_worker_that_lends_gives_so_many_and_goes_on_serving_the_others() -> N
         clients = [opened.enter_context(way.old.connect()) for _ in range(4)]
         for client in clients:
             ask(client)
-        way.old.call(lambda: way.old.service.lend(way.outlet, 3))
+        way.old.call(lambda: way.old.service.roster.lend(way.outlet, 3))
         for _ in range(3):
             way.take_one()
         assert sorted(ask(client).split()[-2] for client in clients) == [b"new", b"new", b"new", b"old"]
         assert way.take() is None
-        assert not way.old.service.dismisses_idle, "who becomes idle from now on stays"
+        assert not way.old.service.roster.dismisses_idle, "who becomes idle from now on stays"
         assert way.old.cell(Cell.HANDED_OVER) == 3
         assert way.old.empties == 0
 
@@ -29,7 +29,7 @@ def test_a_busy_connection_is_lent_once_its_answer_is_out() -> None:
     with move(app) as way, way.old.connect() as client:
         client.sendall(GET.replace(b"/ ", b"/wait "))
         eventually(lambda: way.old.service.inflight == 1)
-        way.old.call(lambda: way.old.service.lend(way.outlet, 1))
+        way.old.call(lambda: way.old.service.roster.lend(way.outlet, 1))
         assert way.take() is None
         app.release.set()
         read_until(client, b"old /wait\n")
@@ -42,20 +42,20 @@ def test_lending_that_is_called_off_gives_nothing_more() -> None:
         ask(client)
 
         def lend_and_call_off() -> None:
-            way.old.service.lend(way.outlet, 1)
-            way.old.service.lend(None, 0)
+            way.old.service.roster.lend(way.outlet, 1)
+            way.old.service.roster.lend(None, 0)
 
         way.old.call(lend_and_call_off)
         assert ask(client).endswith(b"old /\n")
         assert way.take() is None
-        assert not way.old.service.dismisses_idle
+        assert not way.old.service.roster.dismisses_idle
 
 
 def test_a_lender_that_has_to_leave_drains_as_if_it_had_never_lent() -> None:
     with move() as way, way.old.connect() as client, way.old.connect() as other:
         ask(client)
         ask(other)
-        way.old.call(lambda: way.old.service.lend(way.outlet, 1))
+        way.old.call(lambda: way.old.service.roster.lend(way.outlet, 1))
         way.take_one()
         way.old.call(lambda: way.old.service.drain(0.1))
         eventually(lambda: way.old.empties == 1)
