@@ -45,7 +45,6 @@ from supervisor.messages.wire import (
     Surveyed,
     ToWorker,
     TurnedAway,
-    Waiting,
     encode,
     to_worker,
 )
@@ -59,12 +58,11 @@ from supervisor.worker.hooks import WorkerHooks
 from supervisor.worker.inheritor import Inheritor
 from supervisor.worker.orphan import Orphan
 from supervisor.worker.output import count_drops
+from supervisor.worker.readiness import ask_again, wait_until_ready
 from supervisor.worker.seat import Seat
 from supervisor.worker.witness import Witness
 
-FIRST_PROBE_PAUSE, LONGEST_PROBE_PAUSE = 0.05, 1.0
 ERRORS_TOLD = 50  # answers of a worker on trial that are told one by one; the master looks by itself, too
-PROBES = 3  # times that a worker which serves is asked whether it is still ready, before it counts as not
 
 
 def run(seat: Seat) -> int:
@@ -218,7 +216,7 @@ class Worker:
         except AppError as error:
             raise BootError("lifespan", str(error)) from None
         if settings.ready_path is not None:
-            await self._wait_for(service, settings.ready_path)
+            await wait_until_ready(service, settings.ready_path, lambda: not self.is_leaving, self.tell)
         self._service = service
         self._heartbeat.look_after(service.bridge.pool, settings, self.tell)
         if not self.is_leaving:
@@ -227,30 +225,8 @@ class Worker:
         else:
             self._on_empty()
 
-    async def _wait_for(self, service: Service, path: str) -> None:
-        """Ask the app itself, through the whole stack, until it answers below 400. The master bounds the time."""
-        pause, told = FIRST_PROBE_PAUSE, ""
-        while not self.is_leaving:
-            status = await service.probe(path)
-            if status < 400:
-                return
-            reason = f"ready_path {path} answers {status}"
-            if reason != told:
-                self.tell(Waiting(reason))
-                told = reason
-            await asyncio.sleep(pause)
-            pause = min(LONGEST_PROBE_PAUSE, 2 * pause)
-
     async def _probe(self, service: Service) -> None:
-        """Ask again; one bad answer among good ones decides nothing."""
-        path = self._seat.settings.ready_path
-        status = None
-        for _ in range(PROBES if path is not None else 0):
-            status = await service.probe(path or "")
-            if 0 < status < 400:
-                break
-            await asyncio.sleep(FIRST_PROBE_PAUSE)
-        self.tell(Probed(status))
+        self.tell(Probed(await ask_again(service, self._seat.settings.ready_path)))
 
     def _take_connections(self, service: Service) -> None:
         listeners = [socket.socket(fileno=fd) for fd in self._seat.listeners]
