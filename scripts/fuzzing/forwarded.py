@@ -18,6 +18,11 @@ from supervisor.serve.http1.head import fields
 TRUST = Trust(("127.0.0.1", "10.0.0.0/8", "2001:db8::/32"))
 PEER: tuple[Client, Server, str] = (("127.0.0.1", 50000), ("127.0.0.1", 8000), "http")
 CLIENT = "198.51.100.7"  # whom the proxy names; it is not trusted itself
+SERVER = ("shop.example", 8443)
+X_FIELDS = (
+    b"X-Forwarded-For: %b, 198.51.100.7, 10.0.0.1\r\nX-Forwarded-Proto: %b, https\r\n"
+    b"X-Forwarded-Host: %b, shop.example\r\nX-Forwarded-Port: %b, 8443\r\nForwarded: %b"
+)
 
 SPEAKS_X, SPEAKS_FORWARDED, LINES = range(3)  # bits of a plan's flags
 
@@ -51,15 +56,16 @@ def check(data: bytes) -> None:
     if not plan.has(LINES) and (plan.has(SPEAKS_X) or plan.has(SPEAKS_FORWARDED)):
         assert client == (CLIENT, 0), f"{client} instead of the proxy's client"
         assert scheme == "https"
+        assert server == SERVER, f"{server} instead of the proxy's server"
 
 
 def _head(plan: Plan, junk: bytes) -> zttp.HeaderBlock | None:
     """Fields as a proxy passes them on; None when no server would take them."""
     lines = junk
     if plan.has(SPEAKS_X):
-        lines = b"X-Forwarded-For: " + junk + b", 198.51.100.7\r\nX-Forwarded-Proto: https\r\nForwarded: " + junk
+        lines = X_FIELDS % ((junk,) * 5)
     elif plan.has(SPEAKS_FORWARDED):
-        lines = b"Forwarded: " + junk + b",for=198.51.100.7;proto=https"
+        lines = b"Forwarded: " + junk + b',for=198.51.100.7;proto=https;host="shop.example:8443"'
     elif not plan.has(LINES):
         lines = b"Forwarded: " + junk
     try:

@@ -2,7 +2,9 @@
 
 Invariant: what a client can write decides nothing. Fields are looked at only when the peer is trusted, and then from
 the right, where the peer itself has written, through hops that are trusted in turn; the first that is not is the
-client. Whatever does not parse ends the walk at the last hop that did.
+client. Whatever does not parse ends the walk at the last hop that did. An element of `Forwarded` says all of its hop;
+of `X-Forwarded-Proto`, `-Host` and `-Port` only the last value counts, the peer's own: no count of values tells which
+hops have written them, for a client can add some.
 
 Two families of fields say the same. A proxy overwrites the one that it speaks, and may pass on the other as its client
 has sent it: so `Forwarded` counts only where there is neither `X-Forwarded-For` nor `X-Forwarded-Proto`. The Host field
@@ -142,22 +144,16 @@ def client_of(headers: HeaderBlock, trust: Trust, peer: tuple[Client, Server, st
 
 
 def _x_hops(headers: HeaderBlock) -> list[Hop]:
-    """The nearest first. A proxy that writes just one value of a field means it for all hops."""
-    nodes = _listed(headers, b"x-forwarded-for") or [b""]
-    schemes = _listed(headers, b"x-forwarded-proto")
-    hosts = _listed(headers, b"x-forwarded-host")
-    ports = _listed(headers, b"x-forwarded-port")
-    hops = []
-    for number, node in enumerate(nodes):
-        host, port = _nth(hosts, number), _nth(ports, number)
-        if port.isdigit() and host and not re.search(rb":[0-9]*\Z", host):
-            host += b":" + port
-        hops.append(Hop(node, _nth(schemes, number), host))
-    return hops
+    """The nearest first, which is the one that is asked what it was asked for."""
+    node, *farther = _listed(headers, b"x-forwarded-for") or [b""]
+    scheme, host, port = (_nearest(headers, b"x-forwarded-" + name) for name in (b"proto", b"host", b"port"))
+    if port.isdigit() and host and not re.search(rb":[0-9]*\Z", host):
+        host += b":" + port
+    return [Hop(node, scheme, host), *map(Hop, farther)]
 
 
-def _nth(values: list[bytes], number: int) -> bytes:
-    return values[min(number, len(values) - 1)] if values else b""
+def _nearest(headers: HeaderBlock, name: bytes) -> bytes:
+    return next(iter(_listed(headers, name)), b"")
 
 
 def _listed(headers: HeaderBlock, name: bytes) -> list[bytes]:

@@ -40,7 +40,7 @@ def seen(*lines: str, trust: Trust = TRUST) -> tuple[Any, Any, str]:
         (["X-Forwarded-For: 6.6.6.6, 192.0.2.1"], ("192.0.2.1", 0), "http"),
         (["X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 192.0.2.1,10.1.1.1 , 10.9.9.9"], ("192.0.2.1", 0), "http"),
         (["X-Forwarded-For: 10.1.1.1, 10.2.2.2"], ("10.1.1.1", 0), "http"),
-        (["X-Forwarded-For: 192.0.2.1, 10.1.1.1", "X-Forwarded-Proto: https, http"], ("192.0.2.1", 0), "https"),
+        (["X-Forwarded-For: 192.0.2.1, 10.1.1.1", "X-Forwarded-Proto: https, http"], ("192.0.2.1", 0), "http"),
         (["X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https, http"], ("192.0.2.1", 0), "http"),
         (["Forwarded: for=192.0.2.1;proto=https;by=10.0.0.1"], ("192.0.2.1", 0), "https"),
         (['Forwarded: For="[2001:db8::1]:4711"'], ("2001:db8::1", 4711), "http"),
@@ -117,6 +117,14 @@ def test_forwarded_counts_only_without_the_other_family() -> None:
 )
 def test_the_host_that_a_proxy_was_asked_for_is_the_server(lines: list[str], server: tuple[str, int]) -> None:
     assert seen("X-Forwarded-For: 192.0.2.1", *lines)[1] == server
+
+
+@pytest.mark.parametrize("hops", ["9.9.9.9", "9.9.9.9, 10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.1, 10.0.0.2"])
+@pytest.mark.parametrize("sent", ["", "{0}, ", "{0}, {0}, ", "{0}, {0}, {0}, "])
+def test_however_many_values_a_client_has_written_the_peers_own_count(hops: str, sent: str) -> None:
+    own = {"Proto": ("http", "https"), "Host": ("evil.org", "shop.org"), "Port": ("666", "8443")}
+    lines = [f"X-Forwarded-{name}: {sent.format(evil)}{good}" for name, (evil, good) in own.items()]
+    assert seen(f"X-Forwarded-For: {hops}", *lines) == (("9.9.9.9", 0), ("shop.org", 8443), "https")
 
 
 def test_the_host_of_forwarded_is_the_server_too() -> None:
