@@ -7,8 +7,8 @@ of `X-Forwarded-Proto`, `-Host` and `-Port` only the last value counts, the peer
 hops have written them, for a client can add some.
 
 Two families of fields say the same. A proxy overwrites the one that it speaks, and may pass on the other as its client
-has sent it: so `Forwarded` counts only where there is neither `X-Forwarded-For` nor `X-Forwarded-Proto`. The Host field
-stays as it came: host and port that a proxy names become the server's, for apps that know they may believe them.
+has sent it: so `Forwarded` counts only where there is none of `X-Forwarded-*`. The Host field stays as it came: host
+and port that a proxy names become the server's, for apps that know they may believe them.
 
 Sources: RFC 7239; MDN and the manuals of nginx, HAProxy and AWS for the X- fields, which no standard has.
 """
@@ -36,6 +36,7 @@ Server = tuple[str, int | None] | None
 
 _SCHEMES = {b"http": "http", b"ws": "http", b"https": "https", b"wss": "https"}
 _V6 = rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}"
+_PORT = re.compile(rb"[1-9][0-9]{0,4}")
 _NODE = re.compile(rb"(?:\[(" + _V6 + rb")\]|([0-9.]{7,15}))(?::([0-9]{1,5}))?|(" + _V6 + rb")")
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~\x80-\xff])*+"'
@@ -84,7 +85,8 @@ class Hop(NamedTuple):
 
     node: bytes
     scheme: bytes = b""
-    host: bytes = b""
+    host: bytes = b""  # with or without a port
+    port: bytes = b""
 
 
 class Origin:
@@ -119,21 +121,26 @@ class Origin:
 
 def speaks_for_others(request: Request) -> bool:
     """Whether a trusted peer tells with it whom it speaks for."""
-    get = request.headers.get  # type: ignore[union-attr]
-    return get(b"x-forwarded-for") is not None or get(b"x-forwarded-proto") is not None or get(b"forwarded") is not None
+    headers = fields(request)
+    return _speaks_x(headers) or headers.get(b"forwarded") is not None
+
+
+def _speaks_x(headers: HeaderBlock) -> bool:
+    get = headers.get
+    return (
+        get(b"x-forwarded-for") is not None
+        or get(b"x-forwarded-proto") is not None
+        or get(b"x-forwarded-host") is not None
+        or get(b"x-forwarded-port") is not None
+    )
 
 
 def client_of(headers: HeaderBlock, trust: Trust, peer: tuple[Client, Server, str]) -> tuple[Client, Server, str]:
     """Client, server and scheme as the fields of a trusted `peer` tell them."""
     client, server, scheme = peer
-    is_plain = headers.get(b"x-forwarded-for") is None and headers.get(b"x-forwarded-proto") is None
-    hops = _forwarded_hops(headers) if is_plain else _x_hops(headers)
-    for hop in hops:
+    for hop in _x_hops(headers) if _speaks_x(headers) else _forwarded_hops(headers):
         scheme = _SCHEMES.get(hop.scheme.lower(), scheme)
-        named = split_host(hop.host) if hop.host else None
-        if named is not None:
-            host, port = named
-            server = host, port or (443 if scheme == "https" else 80)
+        server = _server_of(hop, scheme, server)
         node = node_of(hop.node)
         if node is None:
             break
@@ -143,13 +150,20 @@ def client_of(headers: HeaderBlock, trust: Trust, peer: tuple[Client, Server, st
     return client, server, scheme
 
 
+def _server_of(hop: Hop, scheme: str, server: Server) -> Server:
+    """Whom a hop was asked for, else `server`. A port without a host is another one of `server`, if that has any."""
+    port = int(hop.port) if _PORT.fullmatch(hop.port) and int(hop.port) <= 65535 else None
+    named = split_host(hop.host) if hop.host else None
+    if named is not None:
+        return named[0], named[1] or port or (443 if scheme == "https" else 80)
+    return server if port is None or server is None or server[1] is None else (server[0], port)
+
+
 def _x_hops(headers: HeaderBlock) -> list[Hop]:
     """The nearest first, which is the one that is asked what it was asked for."""
     node, *farther = _listed(headers, b"x-forwarded-for") or [b""]
-    scheme, host, port = (_nearest(headers, b"x-forwarded-" + name) for name in (b"proto", b"host", b"port"))
-    if port.isdigit() and host and not re.search(rb":[0-9]*\Z", host):
-        host += b":" + port
-    return [Hop(node, scheme, host), *map(Hop, farther)]
+    own = (_nearest(headers, b"x-forwarded-" + name) for name in (b"proto", b"host", b"port"))
+    return [Hop(node, *own), *map(Hop, farther)]
 
 
 def _nearest(headers: HeaderBlock, name: bytes) -> bytes:

@@ -20,11 +20,11 @@ PEER = (("127.0.0.1", 5), ("127.0.0.1", 8000), "http")
 TRUST = Trust(("127.0.0.1/32", "10.0.0.0/8"))
 
 
-def seen(*lines: str, trust: Trust = TRUST) -> tuple[Any, Any, str]:
+def seen(*lines: str, trust: Trust = TRUST, server: Any = PEER[1]) -> tuple[Any, Any, str]:
     head = "".join(f"{line}\r\n" for line in ("GET / HTTP/1.1", "Host: app.org", *lines)) + "\r\n"
     request = zttp.Connection(zttp.SERVER).receive_event(head.encode("latin-1"))
     assert isinstance(request, zttp.Request)
-    return client_of(fields(request), trust, PEER)
+    return client_of(fields(request), trust, (PEER[0], server, PEER[2]))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,8 @@ def test_no_beginning_that_a_client_sends_hides_what_the_proxy_has_added(start: 
 def test_forwarded_counts_only_without_the_other_family() -> None:
     assert seen("Forwarded: for=6.6.6.6;proto=https", "X-Forwarded-For: 192.0.2.1") == (("192.0.2.1", 0), *PEER[1:])
     assert seen("Forwarded: for=6.6.6.6", "X-Forwarded-Proto: https") == (*PEER[:2], "https")
+    assert seen("Forwarded: for=6.6.6.6", "X-Forwarded-Host: a.org") == (PEER[0], ("a.org", 80), "http")
+    assert seen("Forwarded: for=6.6.6.6", "X-Forwarded-Port: 81") == (PEER[0], ("127.0.0.1", 81), "http")
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,28 @@ def test_forwarded_counts_only_without_the_other_family() -> None:
         (["X-Forwarded-Host: [2001:db8::1]", "X-Forwarded-Port: 81"], ("2001:db8::1", 81)),
         (["X-Forwarded-Host: evil.org, shop.org"], ("shop.org", 80)),
         (["X-Forwarded-Host: shop.org/?"], PEER[1]),
-        (["X-Forwarded-Host: shop.org", "X-Forwarded-Port: 99999"], PEER[1]),
-        (["X-Forwarded-Port: 443"], PEER[1]),
+        (["X-Forwarded-Host: shop.org:8443", "X-Forwarded-Port: 81"], ("shop.org", 8443)),
+        (["X-Forwarded-Host: shop.org", "X-Forwarded-Port: 99999"], ("shop.org", 80)),
+        (["X-Forwarded-Host: shop.org", "X-Forwarded-Port: 0"], ("shop.org", 80)),
+        (["X-Forwarded-Host: shop.org/?", "X-Forwarded-Port: 8443"], ("127.0.0.1", 8443)),
+        (["X-Forwarded-Port: 443"], ("127.0.0.1", 443)),
+        (["X-Forwarded-Port: 443x"], PEER[1]),
     ],
 )
 def test_the_host_that_a_proxy_was_asked_for_is_the_server(lines: list[str], server: tuple[str, int]) -> None:
     assert seen("X-Forwarded-For: 192.0.2.1", *lines)[1] == server
+    assert seen(*lines)[1] == server, "and it need not say for whom"
+
+
+def test_the_port_that_a_load_balancer_sends_without_a_host_is_the_servers() -> None:
+    lines = ("X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", "X-Forwarded-Port: 443")  # as AWS ALB does
+    assert seen(*lines) == (("192.0.2.1", 0), ("127.0.0.1", 443), "https")
+
+
+@pytest.mark.parametrize("server", [("/run/app.sock", None), None])
+def test_where_the_server_has_no_port_it_is_given_one_with_a_host_only(server: Any) -> None:
+    assert seen("X-Forwarded-Port: 443", server=server)[1] == server
+    assert seen("X-Forwarded-Port: 443", "X-Forwarded-Host: a.org", server=server)[1] == ("a.org", 443)
 
 
 @pytest.mark.parametrize("hops", ["9.9.9.9", "9.9.9.9, 10.0.0.1", "6.6.6.6, 9.9.9.9, 10.0.0.1, 10.0.0.2"])
@@ -212,6 +230,10 @@ def test_each_request_of_a_trusted_connection_speaks_for_its_own_client() -> Non
         assert own["client"] == list(sock.getsockname())
         other = asked(sock, "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: a.org")
         assert (other["client"], other["scheme"], other["server"]) == (["192.0.2.1", 0], "https", ["a.org", 443])
+        assert asked(sock) == own
+        for _ in range(64):  # also as heads that come again
+            assert asked(sock, "X-Forwarded-Host: a.org")["server"] == ["a.org", 80]
+            assert asked(sock, "X-Forwarded-Port: 444")["server"] == ["127.0.0.1", 444]
         assert asked(sock) == own
 
 
