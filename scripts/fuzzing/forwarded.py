@@ -29,8 +29,8 @@ SPEAKS_X, SPEAKS_FORWARDED, LINES = range(3)  # bits of a plan's flags
 TOKENS = (
     b"X-Forwarded-For: ", b"X-Forwarded-Proto: ", b"X-Forwarded-Host: ", b"X-Forwarded-Port: ", b"Forwarded: ", b"for=",
     b"proto=", b"host=", b"by=", b";", b", ", b'"', b'\\"', b"\\", b"[2001:db8::1]", b"10.0.0.1", b"203.0.113.1:80",
-    b"unknown", b"_hidden", b"https", b"wss", b"a.example:443", b"\r\n", b"\t", b"\xff", b"::ffff:10.0.0.1", b"%eth0",
-    b"0x7f.1",
+    b"unknown", b"_hidden", b":_hidden", b"https", b"wss", b"a.example:443", b"\r\n", b"\t", b"\xff",
+    b"::ffff:10.0.0.1", b"%eth0", b"0x7f.1",
 )  # fmt: skip
 
 

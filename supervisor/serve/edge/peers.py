@@ -10,7 +10,8 @@ Two families of fields say the same. A proxy overwrites the one that it speaks, 
 has sent it: so `Forwarded` counts only where there is none of `X-Forwarded-*`. The Host field stays as it came: host
 and port that a proxy names become the server's, for apps that know they may believe them.
 
-Sources: RFC 7239; MDN and the manuals of nginx, HAProxy and AWS for the X- fields, which no standard has.
+Sources: RFC 7239; RFC 9110, section 5.6.1, for empty elements of lists; MDN and the manuals of nginx, HAProxy and AWS
+for the X- fields, which no standard has.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Server = tuple[str, int | None] | None
 _SCHEMES = {b"http": "http", b"ws": "http", b"https": "https", b"wss": "https"}
 _V6 = rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}"
 _PORT = re.compile(rb"[1-9][0-9]{0,4}")
-_NODE = re.compile(rb"(?:\[(" + _V6 + rb")\]|([0-9.]{7,15}))(?::([0-9]{1,5}))?|(" + _V6 + rb")")
+_NODE = re.compile(rb"(?:\[(" + _V6 + rb")\]|([0-9.]{7,15}))(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?|(" + _V6 + rb")")
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~\x80-\xff])*+"'
 _PAIR = rb"(?:" + _TOKEN + rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
@@ -171,17 +172,17 @@ def _nearest(headers: HeaderBlock, name: bytes) -> bytes:
 
 
 def _listed(headers: HeaderBlock, name: bytes) -> list[bytes]:
-    """The values of a comma-separated field over all its lines, the last first."""
+    """The values of a comma-separated field over all its lines, the last first. Empty ones are none."""
     text = b",".join(headers.getall(name))[-MAX_FIELD:]
     values = text.rsplit(b",", MAX_HOPS)[-MAX_HOPS:]
-    return [value.strip(b" \t") for value in reversed(values)] if text else []
+    return [value for each in reversed(values) if (value := each.strip(b" \t"))]
 
 
 def _forwarded_hops(headers: HeaderBlock) -> list[Hop]:
-    """The elements of `Forwarded`, the last first, as far as they are well-formed."""
+    """The elements of `Forwarded`, the last first, as far as they are well-formed. Empty ones are none."""
     rest = b",".join(headers.getall(b"forwarded"))[-MAX_FIELD:]
     hops: list[Hop] = []
-    while rest and len(hops) < MAX_HOPS:
+    while len(hops) < MAX_HOPS and (rest := rest.rstrip(b", \t")):
         found = _LAST_ELEMENT.search(rest)
         if found is None:
             break
@@ -198,8 +199,9 @@ _nodes: dict[bytes, tuple[str, int] | None] = {}  # lately seen
 
 
 def node_of(text: bytes) -> tuple[str, int] | None:
-    """An address as proxies write it, and its port, 0 when there is none: `192.0.2.1`, `192.0.2.1:80`, `[2001:db8::1]`,
-    `[2001:db8::1]:80`, and, though it is not in RFC 7239, `2001:db8::1`. None for anything else, such as `unknown`."""
+    """An address as proxies write it, and its port, 0 when there is none or `_hidden`: `192.0.2.1`, `192.0.2.1:80`,
+    `[2001:db8::1]`, `[2001:db8::1]:80`, and, though it is not in RFC 7239, `2001:db8::1`. None for anything else,
+    such as `unknown`."""
     if text in _nodes:
         return _nodes[text]
     match = _NODE.fullmatch(text)
@@ -208,7 +210,8 @@ def node_of(text: bytes) -> tuple[str, int] | None:
     node = None if address is None or port > 65535 else (str(address), port)
     if len(_nodes) >= _KEPT:
         _nodes.clear()
-    _nodes[text[:64]] = node if len(text) <= 64 else None
+    if len(text) <= 64:
+        _nodes[text] = node
     return node
 
 

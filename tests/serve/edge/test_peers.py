@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_the_last_address_that_is_not_trusted_is_the_client(
         ["X-Forwarded-For: 192.0.2.1, localhost"],
         ["X-Forwarded-For: 192.0.2.1, 999.1.1.1"],
         ["X-Forwarded-For: 192.0.2.1:99999"],
-        ["X-Forwarded-For: 192.0.2.1,"],
+        ["X-Forwarded-For: 192.0.2.1:_"],
+        ["X-Forwarded-For: 192.0.2.1:_a b"],
         ["X-Forwarded-For: ,"],
         ["X-Forwarded-For: 0192.0.2.1"],
         ["X-Forwarded-For: [192.0.2.1]"],
@@ -76,10 +78,45 @@ def test_the_last_address_that_is_not_trusted_is_the_client(
         ['Forwarded: for="192.0.2.1'],
         ["Forwarded: for=[2001:db8::1]"],
         ["Forwarded: for=192.0.2.1;proto=https, ???"],
+        ["Forwarded: for=192.0.2.1;proto=https, ;"],
+        ["Forwarded:"],
+        ["Forwarded: , ,"],
     ],
 )
 def test_what_does_not_parse_changes_nothing(lines: list[str]) -> None:
     assert seen(*lines) == PEER
+
+
+@pytest.mark.parametrize("empty", [",", " , ,,\t", ",,,"])
+def test_empty_elements_of_a_list_are_none(empty: str) -> None:
+    told = (("192.0.2.1", 0), ("a.org", 443), "https")
+    values = {"For": "192.0.2.1", "Proto": "https", "Host": "a.org", "Port": "443"}
+    assert seen(*(f"X-Forwarded-{name}: {value}{empty}" for name, value in values.items())) == told
+    assert (
+        seen(*(f"X-Forwarded-{name}: {line}" for name, value in values.items() for line in (value, "", empty))) == told
+    )
+    assert seen(f"X-Forwarded-For: 192.0.2.1 {empty} 10.1.1.1")[0] == ("192.0.2.1", 0)
+    forwarded = "Forwarded: for=192.0.2.1;proto=https;host=a.org"
+    assert seen(forwarded + empty) == seen(forwarded, "Forwarded:") == told
+    assert seen(f"{forwarded} {empty} for=10.1.1.1", f"Forwarded: {empty}") == told
+
+
+def test_a_list_of_nothing_takes_no_longer_than_another() -> None:
+    began = time.process_time()
+    for _ in range(10):
+        assert seen("Forwarded: " + "," * 4000) == seen("X-Forwarded-For: " + "," * 4000) == PEER
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize(("node", "host"), [("192.0.2.1:_obf", "192.0.2.1"), ("[2001:db8::1]:_A-.9", "2001:db8::1")])
+def test_a_hidden_port_is_none(node: str, host: str) -> None:
+    assert seen(f'Forwarded: for="{node}"')[0] == (host, 0)
+
+
+def test_what_is_too_long_to_be_remembered_says_nothing_of_what_it_begins_with() -> None:
+    long = b"192.0.2.1:_" + b"x" * 53
+    assert node_of(long + b"?") is None
+    assert node_of(long) == ("192.0.2.1", 0)
 
 
 def test_a_walk_ends_at_the_last_hop_that_is_known() -> None:
