@@ -3,7 +3,7 @@
 Invariant: nobody pays for a name that nobody asks for. A `Trace` is made with each request and is three references; it
 looks at the head, or makes a name, when it is asked first, and keeps to its answer from then on.
 
-Sources: W3C Trace Context, section 3.2; no standard has X-Request-ID.
+Sources: W3C Trace Context, sections 3.2 and 4.3; no standard has X-Request-ID.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from zttp import Request
 
+from supervisor.serve.http1.head import fields
+
 if TYPE_CHECKING:
     import asyncio
     import threading
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
-_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_IDS = rb"(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-)"
+_TRACEPARENT = re.compile(rb"(?!ff|00.{54})([0-9a-f]{2})" + _IDS + rb"([0-9a-f]{2})(?:-.*)?")  # 00 has no fifth part
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 _TAILS = [f"{number:02x}" for number in range(256)]
 
@@ -116,11 +119,20 @@ class Trace(msgspec.Struct, gc=False):
         return self.parent
 
     def _given_name(self) -> str:
-        given = self.request.headers.get(b"x-request-id")  # type: ignore[union-attr]
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given.decode("ascii")
-        return self._given_parent()[3:35]
+        given = _only(self.request, b"x-request-id")
+        return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else self._given_parent()[3:35]
 
     def _given_parent(self) -> str:
-        given = self.request.headers.get(b"traceparent")  # type: ignore[union-attr]
-        return given.decode("ascii") if given is not None and _TRACEPARENT.fullmatch(given) else ""
+        """Of a later version what version 00 knows: the ids, and whether the caller has sampled."""
+        match = _TRACEPARENT.fullmatch(_only(self.request, b"traceparent"))
+        if match is None:
+            return ""
+        version, ids, flags = match.groups()
+        known = int(flags, 16) if version == b"00" else int(flags, 16) & 1
+        return f"00{ids.decode('ascii')}{known:02x}"
+
+
+def _only(request: Request, name: bytes) -> bytes:
+    """The value of a field that is there once, else b"": of two, one may be what the peer's client sent."""
+    values = fields(request).getall(name)
+    return values[0] if len(values) == 1 else b""

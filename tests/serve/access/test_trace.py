@@ -53,6 +53,9 @@ def test_others_cannot_name_their_requests() -> None:
         "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
         f"traceparent: {PARENT.upper()}",
         f"traceparent: ff{PARENT[2:]}",
+        f"traceparent: {PARENT}-",
+        f"traceparent: {PARENT}-00",
+        f"traceparent: cc{PARENT[2:]}.00",
         f"traceparent: 00-{'0' * 32}-b7ad6b7169203331-01",
         f"traceparent: 00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",
     ],
@@ -61,6 +64,28 @@ def test_a_name_that_is_malformed_is_made_anew(line: str) -> None:
     told = trace(line)
     assert MADE.fullmatch(told["request_id"])
     assert re.fullmatch(f"00-{told['request_id']}-[0-9a-f]{{16}}-00", told["traceparent"])
+
+
+@pytest.mark.parametrize(("first", "second"), [("a-1", "a-2"), ("a-1", "a-1"), ("a-1", ""), ("", "a-1")])
+def test_of_two_names_none_is_taken_for_one_may_be_the_clients(first: str, second: str) -> None:
+    told = trace(f"X-Request-ID: {first}", f"X-Request-ID: {second}")
+    assert MADE.fullmatch(told["request_id"])
+    other = PARENT.replace("0af7", "0bf7")
+    told = trace(f"traceparent: {PARENT}", f"traceparent: {other}")
+    assert re.fullmatch(f"00-{told['request_id']}-[0-9a-f]{{16}}-00", told["traceparent"])
+    assert told["request_id"] not in PARENT + other
+
+
+@pytest.mark.parametrize("more", ["", "-", "-00", "-what the future brings"])
+@pytest.mark.parametrize(("flags", "known"), [("01", "01"), ("fe", "00"), ("ff", "01")])
+def test_of_a_later_version_of_traceparent_is_taken_what_this_one_knows(more: str, flags: str, known: str) -> None:
+    told = trace(f"traceparent: cc{PARENT[2:53]}{flags}{more}")
+    assert told["traceparent"] == PARENT[:53] + known
+    assert told["request_id"] == PARENT[3:35]
+
+
+def test_the_flags_of_the_version_that_is_known_stay_as_they_are() -> None:
+    assert trace(f"traceparent: {PARENT[:53]}fe")["traceparent"] == PARENT[:53] + "fe"
 
 
 def test_a_trace_is_a_mapping_that_keeps_to_its_answer() -> None:
