@@ -25,7 +25,7 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LARGEST = 4096
 
 TOKENS = (
-    b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"192.0.2.1 ", b"::1 ", b"65535", b"\r\n", SIGNATURE,
+    b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"192.0.2.1 ", b"::1 ", b"::ffff:", b"65535", b"\r\n", SIGNATURE,
     SIGNATURE + b"\x21\x11\0\x0c", SIGNATURE + b"\x21\x21\0\x24", SIGNATURE + b"\x21\x31\0\xd8",
     SIGNATURE + b"\x20\0\0\0", b"\x20\0\x05\x01\0\0\0\0", b"\x04\0\0", GET,
 )  # fmt: skip
@@ -75,12 +75,12 @@ def check(data: bytes) -> None:
         assert not is_in, "let in without a header"
     elif (wire + GET)[header.length :] == GET:
         assert is_in, "not let in with a header"
-        assert _written_alike(client) == (None if header.is_unix else header.client or PEER)
+        assert client == (None if header.is_unix else header.client or PEER)
 
 
-def _written_alike(client: tuple[str, int] | None) -> tuple[str, int] | None:
-    """An address in the one form that `ipaddress` gives it."""
-    return None if client is None else (str(ipaddress.ip_address(client[0])), client[1])
+def _unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """An address as the app sees it: of IPv4 if it is one, whatever it came in."""
+    return str((address.version == 6 and address.ipv4_mapped) or address)
 
 
 def _outcome(plan: Plan, pieces: list[bytes]) -> tuple[bool, tuple[str, int] | None]:
@@ -130,7 +130,7 @@ def _read_v1(data: bytes) -> Read | None:
         return None
     kind = ipaddress.IPv4Address if words[1] == b"TCP4" else ipaddress.IPv6Address
     try:
-        addresses = [str(kind(word.decode("ascii"))) for word in words[2:4]]
+        addresses = [_unmapped(kind(word.decode("ascii"))) for word in words[2:4]]
         ports = [int(word) for word in words[4:6] if word == str(int(word)).encode()]
     except ValueError:
         return None
@@ -153,7 +153,7 @@ def _read_v2(data: bytes) -> Read | None:
         return Read(length, None, is_unix=True)
     width = 4 if data[13] == 0x11 else 16
     address = ipaddress.ip_address(block[:width])
-    return Read(length, (str(address), int.from_bytes(block[2 * width : 2 * width + 2], "big")))
+    return Read(length, (_unmapped(address), int.from_bytes(block[2 * width : 2 * width + 2], "big")))
 
 
 def _are_extensions(block: bytes) -> bool:
@@ -174,6 +174,7 @@ def seeds() -> Iterator[bytes]:
         b"PROXY UNKNOWN ffff::1 and more\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n",
         b"PROXY TCP6 2001:db8::1 ::1 65535 0\r\n",
+        b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:192.0.2.2 1000 80\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 01000 80\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 65536 80\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\n",

@@ -77,7 +77,7 @@ class Trust:
         return label
 
     def _is_listed(self, host: str) -> bool:
-        address = _address(host.partition("%")[0])
+        address = address_of(host.partition("%")[0])
         return address is not None and any(address in network for network in self._networks)
 
 
@@ -205,7 +205,7 @@ def node_of(text: bytes) -> tuple[str, int] | None:
     if text in _nodes:
         return _nodes[text]
     match = _NODE.fullmatch(text)
-    address = _address((match[1] or match[2] or match[4]).decode("ascii")) if match else None
+    address = address_of((match[1] or match[2] or match[4]).decode("ascii")) if match else None
     port = int(match[3] or 0) if match else 0
     node = None if address is None or port > 65535 else (str(address), port)
     if len(_nodes) >= _KEPT:
@@ -215,7 +215,8 @@ def node_of(text: bytes) -> tuple[str, int] | None:
     return node
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def address_of(text: str | bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address from its text or its packed bytes; one that IPv6 maps from IPv4 is of IPv4. None for anything else."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,20 +1,20 @@
 """The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before its first byte. Pure.
 
 Invariant: a header is taken whole or refused, never guessed at; and `measure` claims no byte that is not its own, so
-what follows it (a request, or a TLS handshake) can be left in the socket.
+what follows it (a request, or a TLS handshake) can be left in the socket. An address has one spelling, in whatever it
+comes: one that IPv6 maps from IPv4 is of IPv4, as in forwarding fields.
 
 Source: HAProxy's proxy-protocol.txt, section 2, whose names are used here.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 import struct
 from typing import NamedTuple
 
 from supervisor.errors import HoldfastError
+from supervisor.serve.edge.peers import address_of
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 MAX_V1 = 107  # bytes, the line's end included
@@ -76,16 +76,12 @@ def _parse_v1(line: bytes) -> Told:
     kind, source, destination, source_port, destination_port = match.groups()
     if kind is None:
         return Told()
-    version = 4 if kind == b"TCP4" else 6
-    return Told(_v1_address(version, source, source_port), _v1_address(version, destination, destination_port))
+    return Told(_v1_address(kind, source, source_port), _v1_address(kind, destination, destination_port))
 
 
-def _v1_address(version: int, text: bytes, port: bytes) -> tuple[str, int]:
-    try:
-        address = ipaddress.ip_address(text.decode("ascii"))
-    except ValueError:
-        address = None
-    if address is None or address.version != version or int(port) > 65535:
+def _v1_address(kind: bytes, text: bytes, port: bytes) -> tuple[str, int]:
+    address = address_of(text.decode("ascii"))
+    if address is None or (b":" in text) != (kind == b"TCP6") or int(port) > 65535:
         raise ProxyError("a malformed address in a PROXY line")
     return str(address), int(port)
 
@@ -112,8 +108,7 @@ def _parse_v2(header: bytes) -> Told:
         return Told(None, (path, None), secure, is_unix=True)
     width = 4 if family == _INET else 16
     ports = struct.unpack("!HH", block[2 * width :])
-    kind_of = socket.AF_INET if family == _INET else socket.AF_INET6
-    source, destination = (socket.inet_ntop(kind_of, block[i * width : (i + 1) * width]) for i in range(2))
+    source, destination = (str(address_of(block[i * width : (i + 1) * width])) for i in range(2))
     return Told((source, ports[0]), (destination, ports[1]), secure)
 
 

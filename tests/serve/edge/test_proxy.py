@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor.kernel.board import Cell
@@ -37,15 +37,18 @@ def tlv(kind: int, value: bytes) -> bytes:
 
 
 SIX = ipaddress.ip_address("2001:db8::1").packed + ipaddress.ip_address("2001:db8::2").packed + struct.pack("!HH", 1, 2)
+MAPPED = b"\0" * 10 + b"\xff" * 2 + bytes([192, 0, 2, 1])
 UNIX = b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0")
 BOTH = Told(("192.0.2.1", 4711), ("192.0.2.2", 443))
 RIGHT = [
     (LINE, BOTH),
     (b"PROXY TCP6 2001:DB8::1 2001:db8::2 1 0\r\n", Told(("2001:db8::1", 1), ("2001:db8::2", 0))),
+    (b"PROXY TCP6 ::ffff:192.0.2.1 ::FFFF:c000:202 4711 443\r\n", BOTH),
     (b"PROXY UNKNOWN\r\n", Told()),
     (b"PROXY UNKNOWN ffff:f...f:ffff 65535 x\r\n", Told()),
     (v2(), BOTH),
     (v2(family=0x21, block=SIX), Told(("2001:db8::1", 1), ("2001:db8::2", 2))),
+    (v2(family=0x21, block=MAPPED + SIX[16:]), Told(("192.0.2.1", 1), ("2001:db8::2", 2))),
     (v2(family=0x31, block=UNIX), Told(None, ("/run/b", None), is_unix=True)),
     (v2(command=0x20), Told()),
     (v2(command=0x20, family=0, block=b""), Told()),
@@ -93,6 +96,8 @@ def test_what_begins_otherwise_or_is_too_long_is_no_header(data: bytes) -> None:
         LINE.replace(b"\r", b""),
         LINE.replace(b"\r", b" \r"),
         LINE.replace(b"TCP4", b"TCP6"),
+        LINE.replace(b"192.0.2.1", b"::ffff:192.0.2.1"),
+        LINE.replace(b"TCP4", b"TCP6").replace(b"192.0.2.2", b"::ffff:192.0.2.2"),
         LINE.replace(b"TCP4", b"tcp4"),
         LINE.replace(b"TCP4", b"TCP4 "),
         LINE.replace(b"4711", b"65536"),
@@ -140,18 +145,14 @@ PORT = st.integers(0, 65535)
 
 
 @given(ADDRESSES, PORT, PORT)
+@example((6, ipaddress.ip_address("::ffff:192.0.2.1"), ipaddress.ip_address("::192.0.2.1")), 1, 2)
 def test_both_versions_say_the_same(pair: tuple[int, Any, Any], source_port: int, destination_port: int) -> None:
     version, source, destination = pair
     line = f"PROXY TCP{version} {source} {destination} {source_port} {destination_port}\r\n".encode()
     block = source.packed + destination.packed + struct.pack("!HH", source_port, destination_port)
-    told = parse(v2(family=0x11 if version == 4 else 0x21, block=block))
-    assert told.source is not None
-    assert (ipaddress.ip_address(told.source[0]), told.source[1]) == (source, source_port)
-    one = parse(line)
-    assert one.source is not None
-    assert (ipaddress.ip_address(one.source[0]), one.source[1]) == (source, source_port)
-    assert one.destination is not None
-    assert one.destination[1] == destination_port
+    unmapped = [str((version == 6 and address.ipv4_mapped) or address) for address in (source, destination)]
+    told = Told((unmapped[0], source_port), (unmapped[1], destination_port))
+    assert parse(v2(family=0x11 if version == 4 else 0x21, block=block)) == parse(line) == told
 
 
 # Over the wire
