@@ -20,7 +20,8 @@ from tests.serve.stepped import Wired
 ENDS, WAITS, STEPPED, STRANGER = range(4)  # bits of a plan's flags
 PEER, STRANGE_PEER = ("127.0.0.1", 50000), ("192.0.2.99", 50000)
 TIMEOUT = 6  # seconds; more than a header may take
-GET = b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+CLAIMED = ("203.0.113.9", 0)  # whom the request says that it comes from: so it is if the header's client is trusted
+GET = b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LARGEST = 4096
 
@@ -75,7 +76,14 @@ def check(data: bytes) -> None:
         assert not is_in, "let in without a header"
     elif (wire + GET)[header.length :] == GET:
         assert is_in, "not let in with a header"
-        assert client == (None if header.is_unix else header.client or PEER)
+        assert client == _believed(header)
+
+
+def _believed(header: Read) -> tuple[str, int] | None:
+    """Whom the app is told: a header that names nobody lets nobody speak for another."""
+    if header.client is None:
+        return None if header.is_unix else PEER
+    return CLAIMED if header.client[0] == PEER[0] else header.client
 
 
 def _unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
@@ -173,6 +181,7 @@ def seeds() -> Iterator[bytes]:
         b"PROXY UNKNOWN\r\n",
         b"PROXY UNKNOWN ffff::1 and more\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n",
+        b"PROXY TCP4 127.0.0.1 192.0.2.2 1000 80\r\n",
         b"PROXY TCP6 2001:db8::1 ::1 65535 0\r\n",
         b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:192.0.2.2 1000 80\r\n",
         b"PROXY TCP4 192.0.2.1 192.0.2.2 01000 80\r\n",

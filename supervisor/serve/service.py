@@ -88,7 +88,7 @@ class Service:
         self.roster = Roster(loop, lambda: self.tick, self.is_full, self.check_empty)
         self._deadlines = Sweep(loop, self.roster)
         self._trust = Trust(settings.forwarded_allow_ips)
-        self._introduction = Introduction(self._trust)
+        self._introduction = Introduction(self._trust, settings.proxy_protocol)
         self.introduce = self._introduction.introduce
         self._newcomers = Newcomers(loop, self.context, self.introduce)
         self.recorder: Recorder = Recorder(row)

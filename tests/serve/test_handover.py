@@ -269,6 +269,32 @@ def test_what_a_proxy_header_said_holds_on_and_no_other_is_waited_for() -> None:
         assert new.scopes[-1]["server"] == ("192.0.2.8", 443)
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+@pytest.mark.parametrize(
+    ("header", "believed"), [(b"PROXY UNKNOWN\r\n", False), (b"PROXY TCP4 127.0.0.1 127.0.0.1 1234 443\r\n", True)]
+)
+def test_who_was_not_named_by_a_proxy_header_is_believed_no_more_after_a_move(
+    tmp_path: Path, family: socket.AddressFamily, header: bytes, believed: bool
+) -> None:
+    old, new = Place("old"), Place("new")
+    outlet, queue = Channel.pair()
+    path = str(tmp_path / "s") if family == socket.AF_UNIX else None
+    with (
+        Harness(old, family=family, path=path, proxy_protocol=True) as before,
+        Harness(new, proxy_protocol=True) as after,
+        before.connect() as sock,
+    ):
+        way = Move(before, after, outlet, queue)
+        sock.sendall(header)
+        ask(sock)
+        way.begin()
+        way.take_one()
+        sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"))
+        read_until(sock, b"/\n")
+        assert new.scopes[-1]["client"] == (("192.0.2.1", 0) if believed else old.scopes[-1]["client"])
+    queue.close()
+
+
 def test_the_time_that_a_connection_may_still_be_idle_moves_along() -> None:
     with move(limits=Limits(keepalive=1.0)) as way, way.old.connect() as sock:
         ask(sock)

@@ -1,7 +1,8 @@
 """Who a connection's client and server are, and by which scheme they speak: what ASGI and WSGI tell the app.
 
 Invariant: the sockets' own addresses count, unless a PROXY header or the worker that had the connection before has told
-others; and what was told holds for that connection alone.
+others; and what was told holds for that connection alone. Where PROXY headers are expected, the balancer only passes on
+what its clients say: a connection speaks for others when its header names a client, by an address that is trusted.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _SERVERS_KEPT = 256
 class Introduction:
     """Introduces connections. Server addresses are few, and are shared."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, passes_on: bool) -> None:
         self._trust = trust
+        self._passes_on = passes_on  # a trusted peer is a balancer, which sends PROXY headers
         self._told: dict[Connection, Told | HandOver] = {}  # of connections about to be made
         self._servers: dict[object, tuple[str, int | None]] = {}
 
@@ -55,7 +57,7 @@ class Introduction:
                 scheme = "https" if told.secure else scheme
         connection.client, connection.server, connection.scheme = client, server, scheme
         host = client[0] if client else None
-        speaks = self._trust.covers(host)
+        speaks = self._trust.covers(host) and not (self._passes_on and _is_unnamed(connection))
         connection.label = self._trust.label(host, speaks)
         if speaks:
             connection.origin = Origin(connection, self._trust)
@@ -67,3 +69,10 @@ class Introduction:
             if len(self._servers) < _SERVERS_KEPT:
                 self._servers[here] = server
         return server
+
+
+def _is_unnamed(connection: Connection) -> bool:
+    """Whether the client has no address but perhaps the peer's own, since the header was LOCAL or UNKNOWN. Of a peer
+    that has gone nobody can tell."""
+    client, peer = connection.client, connection.transport.get_extra_info("peername")
+    return client is None or peer is None or client == tuple(peer[:2])

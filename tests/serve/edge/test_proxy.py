@@ -210,6 +210,31 @@ def test_forwarded_fields_count_only_when_the_client_of_the_header_is_trusted_to
         assert told_by(harness.ask(local + fields))["client"] == ["203.0.113.9", 0]
 
 
+NAMELESS = [b"PROXY UNKNOWN\r\n", v2(command=0x20), v2(command=0x20, family=0, block=b""), v2(family=0, block=b"")]
+
+
+@pytest.mark.parametrize("header", NAMELESS)
+def test_where_a_header_names_nobody_no_field_is_believed(header: bytes) -> None:
+    lines = b"\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.org\r\n\r\n"
+    with gated() as harness, harness.connect() as sock:
+        sock.sendall(header + REQUEST.replace(b"\r\n\r\n", lines))
+        own = {"scheme": "http", "client": list(sock.getsockname()), "server": list(sock.getpeername())}
+        assert told_by(read_all(sock)) == own
+
+
+@pytest.mark.parametrize("header", [*NAMELESS, v2(family=0x31, block=UNIX)])
+def test_nor_over_a_unix_socket(tmp_path: Path, header: bytes) -> None:
+    fields = REQUEST.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    with gated(family=socket.AF_UNIX, path=str(tmp_path / "s")) as harness:
+        assert told_by(harness.ask(header + fields))["client"] is None
+
+
+def test_the_client_of_a_unix_socket_has_no_address_that_is_trusted() -> None:
+    fields = REQUEST.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    with gated() as harness:
+        assert told_by(harness.ask(v2(family=0x31, block=UNIX) + fields))["client"] is None
+
+
 def test_tls_begins_behind_the_header(papers: Papers) -> None:
     with gated() as harness:
         loaded = papers.load()
@@ -228,6 +253,9 @@ def test_tls_begins_behind_the_header(papers: Papers) -> None:
 def test_a_unix_socket_is_a_trusted_peer_too(tmp_path: Path) -> None:
     with gated(family=socket.AF_UNIX, path=str(tmp_path / "s")) as harness:
         assert told_by(harness.ask(LINE + REQUEST))["client"] == ["192.0.2.1", 4711]
+        fields = REQUEST.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+        local = LINE.replace(b"192.0.2.1", b"127.0.0.1")
+        assert told_by(harness.ask(local + fields))["client"] == ["203.0.113.9", 0]
 
 
 def test_a_peer_that_is_not_trusted_has_no_header_and_can_send_none() -> None:
