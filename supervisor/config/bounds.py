@@ -14,10 +14,10 @@ BOUNDS: tuple[Option, ...] = (
         flags=("--limit-request-line",),
         section="app",
         group=CLIENTS,
-        parse=values.size(128, MAX_REQUEST_LINE + 1),
+        parse=values.size(128, MAX_REQUEST_LINE),
         metavar="SIZE",
         default="8K",
-        help="longest request line, up to 16K; a longer one gets 414",
+        help=f"longest request line, up to {MAX_REQUEST_LINE} bytes; a longer one gets 414",
     ),
     Option(
         key="limit_request_head",
@@ -27,7 +27,7 @@ BOUNDS: tuple[Option, ...] = (
         parse=values.size(1024, MAX_REQUEST_HEAD),
         metavar="SIZE",
         default="64K",
-        help="request line and header fields together, up to 64K (16K in one field); more gets 431",
+        help="request line and header fields together, up to 64K (less than 16K in one field); more gets 431",
     ),
     Option(
         key="limit_request_fields",

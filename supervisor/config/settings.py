@@ -17,7 +17,7 @@ Hook = str | tuple[str, ...]
 """`module:function`, or a command."""
 
 # What zttp 0.0.35 parses at most; it has no settings for them.
-MAX_REQUEST_LINE = 16 * 1024 - 1
+MAX_REQUEST_LINE = 16 * 1024 - 1  # and so much in one field, both without the line's end
 MAX_REQUEST_HEAD = 64 * 1024
 MAX_REQUEST_FIELDS = 100
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from supervisor.config.settings import MAX_REQUEST_FIELDS, MAX_REQUEST_LINE, AppSettings
+from supervisor.config.settings import MAX_REQUEST_FIELDS, AppSettings
 
 TICK = 0.5
 """Seconds between two sweeps over the connections. Deadlines are counted in ticks, so a stall makes them late, not
@@ -51,7 +51,7 @@ class Limits:
     def of(cls, settings: AppSettings) -> Self:
         """The app's own, where it has a say; the others are nobody's to choose."""
         return cls(
-            request_line=min(settings.limit_request_line, MAX_REQUEST_LINE),
+            request_line=settings.limit_request_line,
             head=settings.limit_request_head,
             fields=settings.limit_request_fields,
             body=UNLIMITED if settings.max_body is None else settings.max_body,

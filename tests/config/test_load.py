@@ -82,7 +82,7 @@ CASES: dict[str, tuple[str, object, str, str]] = {
     "lag_limit": ('"100ms"', 0.1, "-1", "seconds"),
     "queue_timeout": ("2", 2.0, "-1", "seconds"),
     "exempt_paths": ('["/health", "/up"]', ("/health", "/up"), '["/a?b"]', "paths of the app that begin with /"),
-    "limit_request_line": ("4094", 4094, '"17K"', "a size of 128 to 16K"),
+    "limit_request_line": ("4094", 4094, '"16K"', "a size of 128 to 16383"),
     "limit_request_head": ('"32K"', 32 * 1024, '"65K"', "a size of 1K to 64K"),
     "limit_request_fields": ("50", 50, "101", "1 to 100"),
     "max_body": ('"10M"', 10 * 1024**2, '"all"', "a size such as 512M or 2G"),

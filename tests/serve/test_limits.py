@@ -14,7 +14,9 @@ import zttp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from supervisor.config.options import BY_KEY
 from supervisor.config.settings import MAX_REQUEST_FIELDS, MAX_REQUEST_HEAD, MAX_REQUEST_LINE, AppSettings
+from supervisor.config.values import Parser
 from supervisor.kernel.board import ENDED_BY, Cell
 from supervisor.serve.http1.head import judge_size
 from supervisor.serve.limits import Limits
@@ -49,10 +51,21 @@ def parses(head: bytes) -> bool:
     return True
 
 
+def accepts(parse: Parser, value: object) -> bool:
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
 def test_the_most_that_may_be_set_is_what_the_parser_takes() -> None:
     line = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
     assert parses(line % (b"x" * (MAX_REQUEST_LINE - 14)))
     assert not parses(line % (b"x" * (MAX_REQUEST_LINE - 13)))
+    field = b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n"
+    assert parses(field % (b"y" * (MAX_REQUEST_LINE - 3)))
+    assert not parses(field % (b"y" * (MAX_REQUEST_LINE - 2)))
     fields = b"GET / HTTP/1.1\r\n%b\r\n"
     assert parses(fields % (b"Host: a\r\n" + b"X: y\r\n" * (MAX_REQUEST_FIELDS - 1)))
     assert not parses(fields % (b"Host: a\r\n" + b"X: y\r\n" * MAX_REQUEST_FIELDS))
@@ -60,6 +73,15 @@ def test_the_most_that_may_be_set_is_what_the_parser_takes() -> None:
     rest = MAX_REQUEST_HEAD - len(head % b"")
     assert parses(head % (b"z" * rest))
     assert not parses(head % (b"z" * (rest + 1)))
+
+
+def test_a_request_line_as_long_as_may_be_set_is_served_and_one_byte_more_is_not() -> None:
+    parse = BY_KEY["limit_request_line"].parse
+    most = max(size for size in range(MAX_REQUEST_LINE - 9, MAX_REQUEST_LINE + 9) if accepts(parse, size))
+    with Harness(echo, limit_request_line=parse(most)) as server:
+        for length, status in ((most, 200), (most + 1, 414)):
+            target = b"/" + b"a" * (length - len("GET / HTTP/1.1"))
+            assert statuses(server.ask(head_of(1, target))) == [status]
 
 
 def test_the_defaults_of_the_settings_are_those_of_the_limits() -> None:
