@@ -285,7 +285,8 @@ def parse_owner(value: object) -> str:
 
 
 def parse_peers(value: object) -> tuple[str, ...]:
-    """Addresses and networks, or `*`, as a list or with commas between; an empty one is nobody."""
+    """Addresses and networks, or `*`, as a list or with commas between; an empty one is nobody. Those that IPv6 maps
+    from IPv4 are of IPv4, as clients are."""
     texts = [text.strip() for text in value.split(",") if text.strip()] if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or len(texts) > MAX_PEERS:
         raise ValueError(f"addresses and networks such as 127.0.0.1,10.0.0.0/8, or *, not {shown(value)}")
@@ -342,7 +343,9 @@ def _peer(text: object) -> str:
     import ipaddress  # 0.3 MB, for those who name a network
 
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
+        mapped = network.version == 6 and network.network_address.ipv4_mapped  # bits behind it are none: 96 at least
+        return f"{mapped}/{network.prefixlen - 96}" if mapped else str(network)
     except ValueError as error:
         hint = ": bits are set behind the network's" if "host bits" in str(error) else ""
         raise ValueError(expected + hint) from None

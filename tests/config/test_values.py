@@ -337,3 +337,23 @@ def test_a_function_that_is_called_here_would_be_no_hook() -> None:
     assert values.parse_function("shop.hooks:Hooks.begin") == "shop.hooks:Hooks.begin"
     with pytest.raises(ValueError, match="module:function"):
         values.parse_function("shop.hooks:begin()")
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::FFFF:0:0/96", "0.0.0.0/0"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("::1", "::1/128"),
+        ("::/0", "::/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+    ],
+)
+def test_a_peer_that_ipv6_maps_from_ipv4_is_one_of_ipv4_as_its_connections_are(text: str, peer: str) -> None:
+    assert values.parse_peers(text) == (peer,)
+
+
+def test_a_network_wider_than_what_ipv6_maps_is_refused() -> None:
+    assert "bits are set behind the network's" in (refusal(values.parse_peers, "::ffff:0:0/95") or "")
