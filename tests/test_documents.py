@@ -184,6 +184,12 @@ def test_the_limits_on_clients_are_those_of_the_code() -> None:
     assert {option.key for option in BOUNDS} <= set(settings.values())
 
 
+def test_the_nginx_of_the_readme_lets_no_client_speak_through_it() -> None:
+    (server,) = blocks("nginx")
+    told = set(re.findall(r"proxy_set_header ([\w-]+) ", server))
+    assert told >= {"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded"}
+
+
 def test_every_room_is_described() -> None:
     rooms = {path.parent.name for path in (ROOT / "supervisor").glob("*/__init__.py")}
     assert rooms == set(re.findall(r"^### `(\w+)/`", ARCHITECTURE, re.MULTILINE))
