@@ -2,6 +2,7 @@
 
 Invariant: an app that does not know lifespan is served all the same. It is taken not to know it when it raises, or
 returns, before it has said whether its startup is complete; an app that says its startup failed, or exits, has failed.
+What it raises is told once, with its traceback: only an app that never asked what it is to do raises in silence.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Lifespan:
         self._app = app
         self._loop = loop
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._phase = b"startup"  # then b"serving", then b"shutdown": where the app is, as the log calls it
+        self._asked = False  # the app has called `receive`, and so it knows lifespan
         self._said = asyncio.Event()  # the app has answered what it was told last, or has ended
         self._failure: str | None = None
         self._error: BaseException | None = None
@@ -47,24 +50,37 @@ class Lifespan:
         if self._task is None or self._task.done():
             return
         self._said.clear()
+        self._phase = b"shutdown"
         self._inbox.put_nowait({"type": "lifespan.shutdown"})
         await self._said.wait()
         if self._failure is not None:
-            complain("lifespan", b"shutdown", self._failure or "failed")
+            complain("lifespan", self._phase, self._failure or "failed")
         elif self._error is not None:
-            complain("lifespan", b"shutdown", "the app raised an exception", self._error)
+            complain("lifespan", self._phase, "the app raised an exception", self._error)
         self._task.cancel()
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._inbox.get, self._send)
+            await self._app(scope, self._receive, self._send)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._error = error
+            self._tell(error)
         finally:
             self._said.set()
+
+    def _tell(self, error: BaseException) -> None:
+        """Say what the app has raised, where `startup` and `shutdown` do not: while it serves, or before it does so."""
+        if self._phase == b"serving":
+            complain("lifespan", self._phase, "the app raised an exception", error)
+        elif self._phase == b"startup" and self._asked and self._failure is None and not isinstance(error, SystemExit):
+            complain("lifespan", self._phase, "the app raised an exception, and is served without lifespan", error)
+
+    async def _receive(self) -> Message:
+        self._asked = True
+        return await self._inbox.get()
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]
@@ -72,4 +88,6 @@ class Lifespan:
             self._failure = message.get("message", "")
         elif kind not in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
             raise RuntimeError(f"the app sent {kind!r} in its lifespan")
+        elif kind == "lifespan.startup.complete":
+            self._phase = b"serving"
         self._said.set()

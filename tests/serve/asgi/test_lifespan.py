@@ -63,7 +63,9 @@ def test_requests_get_shallow_copies_of_the_state_as_it_is_then() -> None:
 
 @pytest.mark.parametrize("when", ["at once", "after the startup message"])
 @pytest.mark.parametrize("how", [ValueError("no lifespan here"), None])
-def test_an_app_that_ends_before_its_verdict_is_served_and_told_no_more(when: str, how: Exception | None) -> None:
+def test_an_app_that_ends_before_its_verdict_is_served_and_told_no_more(
+    when: str, how: Exception | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     told: list[str] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -79,6 +81,90 @@ def test_an_app_that_ends_before_its_verdict_is_served_and_told_no_more(when: st
     with Harness(app) as server:
         assert split_answers(server.ask(GET))[0][2] == b"0"
     assert told == (["lifespan"] if when == "at once" else ["lifespan", "lifespan.startup"])
+    assert (capfd.readouterr().err == "") is (when == "at once" or how is None)
+
+
+def test_a_startup_that_raises_is_told_once_and_its_state_is_served_as_far_as_it_came(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await answer(send, scope["state"]["first"])
+            return
+        await receive()
+        scope["state"]["first"] = b"filled"
+        raise ValueError("database is down")
+
+    with Harness(app) as server:
+        assert split_answers(server.ask(GET))[0][2] == b"filled"
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "holdfast: lifespan startup: the app raised an exception, and is served without lifespan"
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: database is down"
+    assert sum(line.startswith("holdfast: ") for line in lines) == 1
+
+
+@pytest.mark.parametrize("says_first", [True, False])  # Starlette says that its shutdown failed, and raises then
+def test_a_lifespan_that_raises_while_the_app_serves_is_told_at_once_and_only_then(
+    says_first: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            broken.set()
+            await answer(send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await broken.wait()
+        if says_first:
+            await send({"type": "lifespan.shutdown.failed", "message": "the poller died"})
+        raise ValueError("the poller died")
+
+    err = ""
+    with Harness(app) as server:
+        assert split_answers(server.ask(GET))[0][2] == b"ok"
+
+        def told() -> bool:
+            nonlocal err
+            err += capfd.readouterr().err
+            return err.endswith("ValueError: the poller died\n")
+
+        eventually(told)
+        assert split_answers(server.ask(GET))[0][2] == b"ok"
+    first, second, *_ = err.splitlines()
+    assert first == "holdfast: lifespan serving: the app raised an exception"
+    assert second == "Traceback (most recent call last):"
+    assert err.count("holdfast: ") == 1
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_lifespan_that_is_cancelled_at_the_end_is_no_failure(asks: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        if asks:
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)  # type: ignore[union-attr]
+        await asyncio.Event().wait()
+
+    with Harness(app):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_an_exit_in_the_startup_is_the_reason_and_no_second_line(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        raise SystemExit(4)
+
+    with pytest.raises(AppError, match=r"^the app called exit\(4\) in its lifespan startup$"), Harness(app):
+        raise AssertionError("it must not start")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -89,10 +175,16 @@ def test_an_app_that_ends_before_its_verdict_is_served_and_told_no_more(when: st
         ({"type": "lifespan.startup.failed"}, "the app gave no reason"),
     ],
 )
-def test_a_failed_startup_ends_the_worker_with_its_reason(message: dict[str, str], why: str) -> None:
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_failed_startup_ends_the_worker_with_its_reason(
+    message: dict[str, str], why: str, raises: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
         await send(message)
+        if raises:  # as Starlette does
+            raise ValueError(why)
 
     with pytest.raises(AppError, match=f"^lifespan startup failed: {why}$"), Harness(app):
         raise AssertionError("it must not start")
+    assert capfd.readouterr().err == ""
