@@ -1,13 +1,15 @@
 """`wsgi.file_wrapper` (PEP 3333 section "Optional Platform-Specific File Handling").
 
 Invariant: the kernel sends a file only where reading it would give the same bytes. `fileno` alone proves nothing:
-a decompressing reader has the descriptor of what it reads from.
+a decompressing reader has the descriptor of what it reads from, and so does a wrapper whose class reads in its own way.
 """
 
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any, Protocol
 
 from supervisor.serve.http1.sendfile import FilePart
@@ -57,13 +59,22 @@ class FileWrapper:
 
     def first(self, size: int) -> Iterator[bytes]:
         """Its blocks up to `size` bytes: a file longer than the declared Content-Length is cut there."""
+        blocks = self._blocks(size) if type(self) is FileWrapper else self  # a subclass may make them in its own way
+        for block in blocks:
+            yield block[:size]
+            size -= len(block)
+            if size <= 0:
+                return
+
+    def _blocks(self, size: int) -> Iterator[bytes]:
+        """What there is up to `size` bytes, and nothing read beyond them."""
         while size > 0 and (block := self.filelike.read(min(size, self.block_size))):
             size -= len(block)
             yield block
 
     def part(self) -> FilePart | None:
         """From the file's position to its end, if the kernel can send that."""
-        file = _plain_file(self.filelike)
+        file = _plain_file(self.filelike) if type(self) is FileWrapper else None
         if file is None:
             return None
         try:
@@ -77,7 +88,9 @@ class FileWrapper:
 def _plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.FileIO | None:
     """The file of Python's own whose method `filelike.read` really is: wrappers hand that out (`tempfile`, Django)."""
     read = getattr(filelike, "read", None)
-    file = getattr(getattr(read, "__wrapped__", read), "__self__", None)
+    if getattr(read, "__code__", None) in _PASSES_ON:
+        read = getattr(read, "__wrapped__", None)
+    file = getattr(read, "__self__", None)
     if type(file) is io.FileIO:
         return file
     if isinstance(file, (io.BufferedReader, io.BufferedRandom)) and type(file).read in _READS:
@@ -86,3 +99,10 @@ def _plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.
 
 
 _READS = (io.BufferedReader.read, io.BufferedRandom.read)
+
+# Anybody's `read` may say that it wraps another; `tempfile`'s does nothing but call it.
+_PASSES_ON = [
+    constant
+    for constant in tempfile._TemporaryFileWrapper.__getattr__.__code__.co_consts
+    if isinstance(constant, CodeType)
+]
