@@ -26,7 +26,7 @@ from supervisor.serve.faults import ClientDisconnectedError, complain
 from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Headers, Lines, render_fields
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import fields
-from supervisor.serve.http1.sendfile import FilePart
+from supervisor.serve.http1.sendfile import PIECE, FilePart
 
 if TYPE_CHECKING:
     from supervisor.serve.asgi.interface import Message
@@ -141,7 +141,10 @@ class ExtendedAnswer(Answer, abc.ABC):
         part = _opened(path)
         try:
             chunked = promised and not self.head.legacy and takes_trailers(self.head.request)
-            data = self._open(FILE, part.size, chunked=chunked)
+            if part.size:
+                data = self._open(FILE, part.size, chunked=chunked)
+            else:
+                data = await self._through(part, chunked=chunked)
             if part.size >= JOINED and not self.bodyless:
                 data = await self._around_file(data, part)
             elif not self.bodyless:
@@ -173,6 +176,20 @@ class ExtendedAnswer(Answer, abc.ABC):
         if self._gone:
             raise ClientDisconnectedError("the client has gone")
         return after
+
+    async def _through(self, part: FilePart, *, chunked: bool) -> bytes:
+        """Read a file without a size, which is empty or the kernel's own (`/proc`), and send all but its last piece;
+        returns that, with the head if nothing came before it."""
+        piece = part.piece()
+        data = self._open(FILE, len(piece) if len(piece) < PIECE else None, chunked=chunked) + self.more(piece)
+        while len(piece) == PIECE and not self.bodyless:
+            self._put(data)
+            await self._drained()
+            if self._gone:
+                raise ClientDisconnectedError("the client has gone")
+            piece = part.piece()
+            data = self.more(piece)
+        return data
 
     def _file_failed(self, why: str) -> None:
         self._complain(why)

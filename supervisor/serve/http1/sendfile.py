@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from supervisor.serve.http1.outgoing import Outgoing
 
 _TURN = 512 * 1024  # bytes of a file sent in one turn of the loop
-_PIECE = 128 * 1024  # bytes of a file that are in memory at once, where they have to be
+PIECE = 128 * 1024  # bytes of a file that are in memory at once, where they have to be
 
 
 class FilePart:
@@ -44,9 +44,12 @@ class FilePart:
 
     @classmethod
     def rest(cls, fd: int, offset: int) -> Self:
-        """What a file has from `offset` on; `fd` stays the caller's. Raises `OSError`, as `open` does."""
-        size = max(0, _size(fd) - offset)
-        return cls(os.dup(fd), offset, size)
+        """What a file has from `offset` on; `fd` stays the caller's. Raises `OSError`, as `open` does, and for a file
+        without a size, which only reading proves to be empty: the kernel's own (`/proc`) have text and no size."""
+        size = _size(fd)
+        if not size:
+            raise OSError("a file without a size")
+        return cls(os.dup(fd), offset, max(0, size - offset))
 
     def read(self) -> bytes:
         """All of it, less if the file has shrunk, at once; closes it. Raises `OSError`."""
@@ -54,6 +57,14 @@ class FilePart:
             return os.pread(self.fd, self.size, self.offset)
         finally:
             self.close()
+
+    def piece(self) -> bytes:
+        """The next `PIECE` bytes, fewer at its end, whatever its size is said to be. Raises `OSError`."""
+        data = bytearray()
+        while len(data) < PIECE and (block := os.pread(self.fd, PIECE - len(data), self.offset)):
+            data += block
+            self.offset += len(block)
+        return bytes(data)
 
     def close(self) -> None:
         """Let go of the file. Harmless when that was done."""
@@ -156,7 +167,7 @@ class FileSender:
         out = self._out
         if self._socket >= 0:
             self._loop.remove_writer(self._socket)
-        piece = os.pread(part.fd, min(part.size, _PIECE), part.offset)
+        piece = os.pread(part.fd, min(part.size, PIECE), part.offset)
         self._advance(part, len(piece))
         out.write_paused = False
         out.transport.write(piece)

@@ -81,7 +81,7 @@ class FileWrapper:
             if file.writable():
                 file.flush()
             return FilePart.rest(file.fileno(), file.tell())
-        except (OSError, ValueError):  # not seekable; closed
+        except (OSError, ValueError):  # not seekable, or without a size; closed
             return None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from supervisor.kernel.board import Cell
+from supervisor.serve.http1 import sendfile
 from supervisor.serve.limits import Limits
 from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers
 
@@ -106,6 +107,77 @@ def test_a_file_may_have_trailers(files: dict[int, Path], size: int) -> None:
         assert b"transfer-encoding: chunked" in head
         assert rest == b"%x\r\n" % size + files[size].read_bytes() + b"\r\n0\r\nx-sum: 12\r\n\r\n"
         assert [len(body) for _, _, body in split_answers(server.ask(GET * 2))] == [size, size]
+
+
+def sizeless(path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The content of a file at `path` that has so many bytes and says that it has none, as the kernel's own do."""
+    content = os.urandom(size)
+    path.write_bytes(content)
+    monkeypatch.setattr(sendfile, "_size", lambda fd: 0)
+    return content
+
+
+def test_a_file_of_the_kernels_own_is_read() -> None:
+    content = Path("/proc/version").read_bytes()
+    assert content
+    with served(Sender("/proc/version")) as server:
+        answers = split_answers(server.ask(GET * 2))
+        assert [(headers["content-length"], body) for _, headers, body in answers] == [(str(len(content)), content)] * 2
+        assert server.ask(HEAD).endswith(b"content-length: %d\r\n\r\n" % len(content))
+
+
+@pytest.mark.parametrize("size", [1, sendfile.PIECE - 1, sendfile.PIECE, sendfile.PIECE * 2 + 1, LARGE])
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_file_without_a_size_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, declared: bool
+) -> None:
+    content = sizeless(tmp_path / "file", size, monkeypatch)
+    app = Sender(tmp_path / "file", *([(b"content-length", b"%d" % size)] if declared else []))
+    with served(app) as server:
+        assert [body for _, _, body in split_answers(server.ask(GET * 2))] == [content] * 2
+        assert [body for _, _, body in split_answers(server.ask(OLD))] == [content]
+        assert server.ask(HEAD).count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, LARGE])
+def test_a_file_without_a_size_may_have_trailers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    content = sizeless(tmp_path / "file", size, monkeypatch)
+    with served(Sender(tmp_path / "file", trailers=True)) as server:
+        data = server.ask(TRAILERS)
+        assert data.endswith(b"\r\n0\r\nx-sum: 12\r\n\r\n")
+        plain = data.replace(b"0\r\nx-sum: 12\r\n\r\n", b"0\r\n\r\n")
+        assert [body for _, _, body in split_answers(plain)] == [content]
+
+
+def test_a_file_without_a_size_and_of_another_length_than_declared_is_a_500_and_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with served(Sender("/proc/version", (b"content-length", b"0"))) as server:
+        assert [status for status, _, _ in split_answers(server.ask(GET * 2))] == [500]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("holdfast: GET /: the app declared 0 bytes and answered ")
+
+
+def test_no_more_of_a_file_without_a_size_is_read_than_its_client_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizeless(tmp_path / "file", LARGE, monkeypatch)
+    pieces: list[int] = []
+    real = sendfile.FilePart.piece
+
+    def piece(part: sendfile.FilePart) -> bytes:
+        data = real(part)
+        pieces.append(len(data))
+        return data
+
+    monkeypatch.setattr(sendfile.FilePart, "piece", piece)
+    app = Sender(tmp_path / "file")
+    with served(app, limits=Limits(write_idle=0.1)) as server, server.connect() as sock:
+        sock.sendall(GET)
+        eventually(lambda: app.errors)
+        assert isinstance(app.errors[0], OSError)
+        assert max(pieces) == sendfile.PIECE
+        assert sum(pieces) < LARGE
 
 
 def fifo(path: Path) -> Path:

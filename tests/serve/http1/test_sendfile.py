@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from supervisor.serve.http1.outgoing import Outgoing
-from supervisor.serve.http1.sendfile import FilePart
+from supervisor.serve.http1.sendfile import PIECE, FilePart
 from tests.serve.harness import read_all
 
 CONTENT = os.urandom(1 << 16) * 80  # 5 MiB, more than a socket's buffers take at once
@@ -198,3 +198,15 @@ def test_a_part_can_be_read_at_once_and_is_closed_then(path: Path) -> None:
     assert part.read() == CONTENT[-10:]
     assert part.fd == -1
     part.close()
+
+
+def test_what_is_left_of_a_file_without_a_size_is_not_known(path: Path) -> None:
+    path.write_bytes(b"")
+    before = descriptors()
+    with path.open("rb") as file, pytest.raises(OSError, match="without a size"):
+        FilePart.rest(file.fileno(), 0)
+    part = FilePart.open(path)
+    path.write_bytes(CONTENT[: PIECE + 1])
+    assert [part.piece(), part.piece(), part.piece()] == [CONTENT[:PIECE], CONTENT[PIECE : PIECE + 1], b""]
+    part.close()
+    assert descriptors() == before

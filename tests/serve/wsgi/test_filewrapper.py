@@ -15,6 +15,7 @@ from supervisor.serve.wsgi.filewrapper import FileWrapper
 from tests.serve.harness import Harness, split_answers
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+PROC = Path("/proc/version")  # a regular file of the kernel's: text, and no size
 
 
 @pytest.fixture
@@ -93,6 +94,14 @@ def test_what_a_read_says_to_wrap_is_not_sent_in_its_place(path: Path) -> None:
         assert not kernel_sends(Shouting(lent))
     assert body_of(lambda: Shouting(path.open("rb"))) == b"AS IT LIES THERE"
     assert body_of(lambda: Shouting(temporary(b"as it lies there"))) == b"AS IT LIES THERE"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_file_without_a_size_is_read(declared: bool) -> None:
+    content = PROC.read_bytes()
+    assert content
+    headers = [("Content-Length", str(len(content)))] if declared else []
+    assert body_of(lambda: PROC.open("rb"), FileWrapper, *headers) == content
 
 
 def test_an_empty_file_is_an_empty_answer(path: Path) -> None:
