@@ -12,8 +12,8 @@ import itertools
 import operator
 import os
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 from zttp import Request
@@ -85,8 +85,14 @@ class Trace(msgspec.Struct, gc=False):
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in KEYS else default
 
-    def keys(self) -> tuple[str, ...]:
-        return KEYS
+    def keys(self) -> KeysView[str]:
+        return KeysView(self)
+
+    def values(self) -> ValuesView[Any]:
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[str, Any]:
+        return ItemsView(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(KEYS)
@@ -96,6 +102,16 @@ class Trace(msgspec.Struct, gc=False):
 
     def __contains__(self, key: object) -> bool:
         return key in KEYS
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented)
+
+    def __copy__(self) -> Self:
+        """Whoever copies a scope copies no request: names that are yet to be made would be others in the copy."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
 
     def named(self) -> str:
         """The request's id, looked for and made if need be: for those who know that `name` is empty still."""
@@ -130,6 +146,9 @@ class Trace(msgspec.Struct, gc=False):
         version, ids, flags = match.groups()
         known = int(flags, 16) if version == b"00" else int(flags, 16) & 1
         return f"00{ids.decode('ascii')}{known:02x}"
+
+
+Mapping.register(Trace)  # to inherit from it as well would need a metaclass of both
 
 
 def _only(request: Request, name: bytes) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import socket
 import threading
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import zttp
 
 from supervisor.serve.access.trace import Trace
-from tests.serve.harness import Harness, read_until
+from tests.serve.harness import Harness, http, read_until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MADE = re.compile("[0-9a-f]{32}")
@@ -98,6 +100,49 @@ def test_a_trace_is_a_mapping_that_keeps_to_its_answer() -> None:
     assert told.get("other", 5) == 5
     with pytest.raises(KeyError):
         told["other"]
+
+
+def test_a_trace_has_all_that_a_mapping_has_for_readers() -> None:
+    told = trace()
+    same = {"request_id": told["request_id"], "traceparent": told["traceparent"], "draining": told["draining"]}
+    assert isinstance(told, Mapping)
+    assert all(hasattr(told, name) for name in dir(Mapping) if not name.startswith("_"))
+    assert (list(told.keys()), list(told.values())) == (list(same), list(same.values()))
+    assert told.keys() & {"draining", "other"} == {"draining"}
+    assert dict(told.items()) == {**told} == same
+    assert told == same
+    assert same == told
+    assert told != {**same, "other": 1}
+    assert told != trace()
+    assert told != 5
+    match told:
+        case {"request_id": name}:
+            assert name == told["request_id"]
+        case _:
+            raise AssertionError("no mapping to a match statement")
+    with pytest.raises(TypeError):
+        hash(told)
+
+
+@pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+def test_a_copy_has_the_same_names_whoever_is_asked_first(copier: Callable[[Trace], Trace]) -> None:
+    told = trace()
+    assert copier(told)["request_id"] == told["request_id"]
+    assert copier(told)["draining"] is told["draining"]
+
+
+@pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+def test_a_scope_can_be_copied(copier: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    scopes: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scopes.extend((copier(scope), scope))
+        await tell(scopes[0], receive, send)
+
+    with Harness(http(app)) as harness, harness.connect() as sock:
+        name = asked(sock, "r-1")["request_id"]
+    assert scopes[0] == scopes[1]
+    assert scopes[1]["extensions"]["holdfast"]["request_id"] == name == "r-1"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the test runner may have threads; the child only asks
