@@ -72,6 +72,8 @@ class Apps:
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """The WSGI app. It does not see a request's target and fields as they came."""
         path, query = environ["PATH_INFO"].encode("latin-1"), environ["QUERY_STRING"].encode("latin-1")
+        if environ["RAW_URI"] == "*":
+            path = b"*"
         version = environ["SERVER_PROTOCOL"][5:].encode()
         asked = Asked(environ["REQUEST_METHOD"], path, query, version, (), b"")
         call = WsgiCall(asked, environ["wsgi.input"], start_response)

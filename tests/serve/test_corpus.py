@@ -57,7 +57,7 @@ class Apps:
 
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         path, query = environ["PATH_INFO"].encode("latin-1"), environ["QUERY_STRING"].encode("latin-1")
-        if environ["RAW_URI"].startswith("/"):  # decoded, a path is not what it was
+        if environ["RAW_URI"][:1] in "/*":  # decoded, a path is not what it was; the asterisk is none
             path = environ["RAW_URI"].partition("?")[0].encode("latin-1")
         self._see(environ["REQUEST_METHOD"].encode(), path, query, environ["wsgi.input"].read())
         start_response("200 OK", [])

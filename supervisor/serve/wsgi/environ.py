@@ -177,7 +177,9 @@ class Environs:
         if head.legacy:
             environ["SERVER_PROTOCOL"] = "HTTP/1.0"
         root, path = self._root, environ["PATH_INFO"]
-        if root and mounted(root, path) == path:
+        if path == "*":
+            environ["PATH_INFO"] = ""  # PEP 3333: empty, or begins with a slash
+        elif root and mounted(root, path) == path:
             environ["PATH_INFO"] = path.removeprefix(root)
         if connection.scheme == "https":
             environ["wsgi.url_scheme"] = "https"

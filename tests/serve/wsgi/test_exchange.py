@@ -107,6 +107,21 @@ def test_wsgiref_s_validator_finds_nothing(threads: int, capfd: pytest.CaptureFi
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("root", [None, "/api"])
+def test_the_asterisk_is_no_path_and_passes_the_validator(
+    threads: int, root: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        names = ("SCRIPT_NAME", "PATH_INFO", "RAW_URI", "REQUEST_URI")
+        return iter([" ".join(repr(environ[name]) for name in names).encode()])
+
+    with serve(validator(app), threads, root_path=root) as server:
+        body = answer(server, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")[2]
+    assert body.decode() == f"{root or ''!r} '' '*' '*'"
+    assert capfd.readouterr().err == ""
+
+
 class Result:
     """An iterable that notes its close()."""
 
