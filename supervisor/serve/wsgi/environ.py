@@ -184,6 +184,8 @@ class Environs:
         if connection.scheme == "https":
             environ["wsgi.url_scheme"] = "https"
             environ["HTTPS"] = "on"
+            if connection.server is None or connection.server[1] is None:
+                environ["SERVER_PORT"] = "443"  # as `_at` says 80
             if connection.tls is not None:
                 environ.update(connection.tls.environ)
 

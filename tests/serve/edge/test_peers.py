@@ -303,6 +303,17 @@ def test_a_wsgi_app_is_told_the_same(threads: int) -> None:
         assert (told["wsgi.url_scheme"], told["HTTPS"], told["REMOTE_ADDR"]) == ("http", None, "127.0.0.1")
 
 
+def test_a_wsgi_app_at_a_unix_socket_is_told_the_port_of_the_scheme(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with Harness(wsgi_tell, "wsgi", family=socket.AF_UNIX, path=path) as harness, harness.connect() as sock:
+        told = asked(sock, "X-Forwarded-Proto: https")
+        assert (told["wsgi.url_scheme"], told["SERVER_NAME"], told["SERVER_PORT"]) == ("https", "localhost", "443")
+        told = asked(sock, "X-Forwarded-Proto: https", "X-Forwarded-Host: shop.org:444")
+        assert (told["SERVER_NAME"], told["SERVER_PORT"]) == ("shop.org", "444")
+        told = asked(sock)
+        assert (told["wsgi.url_scheme"], told["SERVER_NAME"], told["SERVER_PORT"]) == ("http", "localhost", "80")
+
+
 @pytest.mark.parametrize(("asked_for", "rest"), [("/p", "/p"), ("/api/p", "/p"), ("/api", ""), ("/apis", "/apis")])
 def test_an_app_below_a_root_path_sees_it_whether_the_proxy_has_taken_it_off_or_not(asked_for: str, rest: str) -> None:
     with Harness(tell, root_path="/api") as harness, harness.connect() as sock:
