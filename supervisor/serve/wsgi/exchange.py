@@ -248,7 +248,7 @@ class WsgiExchange(Answer):
             environ["wsgi.input"] = body.open()
             set_length(environ, body.size)
 
-    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Write:
+    def _start_response(self, status: str, headers: list[tuple[str, str]], /, exc_info: Any = None) -> Write:
         if exc_info is not None:
             try:
                 if self.status:

@@ -239,6 +239,19 @@ def test_exc_info_replaces_a_head_that_is_not_sent_and_raises_after(
     assert capfd.readouterr().err.count("ValueError: on purpose\n") == 1
 
 
+def test_exc_info_may_be_given_by_its_name(threads: int) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [], exc_info=None)
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            start_response("503 Busy", [], exc_info=sys.exc_info())
+        return [b"sorry"]
+
+    with serve(app, threads) as server:
+        assert answer(server)[0] == 503
+
+
 @pytest.mark.parametrize("kind", ["never", "twice", "status", "header", "text", "none"])
 def test_an_app_that_breaks_the_rules_makes_a_500(threads: int, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     def app(environ: Environ, start_response: Any) -> Any:
