@@ -140,7 +140,8 @@ class Upgrade(Answer):
                     await self._inbox.change()
                 return
             if kind == "websocket.close":
-                code, reason = message.get("code", NORMAL), message.get("reason") or ""
+                code, reason = message.get("code"), message.get("reason") or ""
+                code = NORMAL if code is None else code
                 socket.close(code, reason)
                 self._inbox.end(code, reason)
                 return
@@ -172,7 +173,7 @@ class Upgrade(Answer):
             "headers": fields(self.head.request).to_list(lowercase_names=True),
             "client": connection.client,
             "server": connection.server,
-            "subprotocols": self._handshake.subprotocols,
+            "subprotocols": self._handshake.subprotocols.copy(),
             "state": self._bridge.state.copy(),
             "extensions": {"websocket.http.response": {}, "holdfast": self.trace} | tls,
         }

@@ -173,6 +173,7 @@ def test_sending_to_a_client_that_has_gone_raises_the_spec_s_error() -> None:
     ("message", "code", "reason"),
     [
         ({}, 1000, ""),
+        ({"code": None, "reason": None}, 1000, ""),
         ({"code": 1001, "reason": "bye"}, 1001, "bye"),
         ({"code": 1003, "reason": None}, 1003, ""),
         ({"code": 4999, "reason": "é" * 100}, 4999, "é" * 61),

@@ -159,6 +159,15 @@ def test_an_app_that_accepts_wrongly_gets_one_line_and_its_client_a_500(
     assert line.startswith("holdfast: WebSocket /chat?room=1: ")
 
 
+def test_an_app_can_t_accept_what_it_has_added_to_its_scope_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scope["subprotocols"].append("never offered")
+        await send({"type": "websocket.accept", "subprotocol": "never offered"})
+
+    assert denied_by(app)[0] == 500
+    assert "which the client has not offered" in capfd.readouterr().err
+
+
 def test_a_close_instead_of_an_accept_is_a_403_and_the_end() -> None:
     told: list[Any] = []
 
