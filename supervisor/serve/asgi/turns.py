@@ -1,9 +1,9 @@
 """The tasks that ASGI requests run in: one for all that a turn of the loop brings, as long as none of them waits.
 
 Invariants. App code has a current task and a context that are its own. A request that has not waited leaves its task to
-the next one only when nobody can tell: no reference to the task is left, no cancellation, nothing in the context. The
-first one that waits keeps the task, and those behind it get tasks of their own at once; so does each that comes after,
-until a run of them has been started.
+the next one only when nobody can tell: no reference to the task is left, no cancellation, callback or name, nothing in
+the context. The first one that waits keeps the task, and those behind it get tasks of their own at once; so does each
+that comes after, until a run of them has been started.
 
 A turn of the loop takes `SLICE` seconds, about: no more requests are begun in it than that allows, going by what those
 of the turns before have cost, nor more than may be in flight: `max_inflight`, or as many as could be without the loop
@@ -38,6 +38,7 @@ CALM = 8  # turns in a row within a `SLICE`, after which they are not measured a
 LATE = 2 * SLICE  # seconds that the loop may be late before they are again
 HELD_UP = 4 * SLICE  # seconds in two turns, and fewer may be in flight from then on
 LOOK = 0.02  # seconds between two looks at a line that nobody can leave
+NAME = "request"  # of a task: rendering a number for each would cost more than it tells
 ALONE = 32  # requests that get tasks of their own, after one that waited, before the next may share
 
 
@@ -164,8 +165,7 @@ class Turns:
     def _make_task(self, batch: list[AsgiExchange], options: dict[str, Any]) -> asyncio.Task[None]:
         loop = self._bridge.loop
         context = self._bridge.service.context.copy()
-        name = "request"  # rendering a number for each would cost more than it tells
-        task = asyncio.Task(self._run(batch, context), loop=loop, name=name, context=context, **options)
+        task = asyncio.Task(self._run(batch, context), loop=loop, name=NAME, context=context, **options)
         if not task.done():
             loop.call_soon(self._after_first_step, task, batch)
         return task
@@ -201,6 +201,9 @@ class Turns:
                 getrefcount(task) != strongs
                 or getweakrefcount(task) != weaks
                 or task.cancelling()
+                or task._must_cancel  # type: ignore[attr-defined]  # CPython 3.11 keeps it when `uncancel` takes it back
+                or task._callbacks
+                or task.get_name() != NAME
                 or len(context) != size
                 or (size and not all(map(operator.is_, context.values(), values)))
             ):

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from supervisor.serve.asgi.turns import ALONE, Turns
+from supervisor.serve.asgi.turns import NAME as NAME_OF_TASK
 from supervisor.serve.line import Line
 from supervisor.serve.patience import Patience
 
@@ -355,5 +356,42 @@ def test_what_is_to_be_called_when_the_task_is_done_is_called() -> None:
 
         start(app, 3)
         await until(lambda: len(done) == 3)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda task, kept: task.add_done_callback(kept.append),
+        lambda task, kept: (task.cancel(), task.uncancel()),
+        lambda task, kept: task.set_name("mine"),
+    ],
+    ids=["a callback", "a cancellation taken back", "a name"],
+)
+def test_what_one_leaves_with_its_task_the_next_does_not_find(leave: Callable[[Any, list[Any]], object]) -> None:
+    async def test() -> None:
+        kept: list[object] = []
+        names: list[str] = []
+        wait = asyncio.Event()
+
+        async def app(scope: Exchange, _receive: object, _send: object) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            names.append(task.get_name())
+            if scope is exchanges[0]:
+                leave(task, kept)
+            else:
+                await wait.wait()
+
+        _, exchanges = start(app, 3)
+        await until(lambda: exchanges[0].failures and len(names) == 3)
+        await until(lambda: len(kept) == 1 or not kept)
+        done = len(kept)
+        wait.set()
+        await until(lambda: all(each.failures for each in exchanges))
+        assert [each.failures for each in exchanges] == [[None]] * 3
+        assert len(kept) == done
+        assert names == [NAME_OF_TASK] * 3
 
     run(test)
