@@ -70,6 +70,8 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _CODING_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[\t -~]*)?")
 _LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+_HOST_LINE = re.compile(rb"\r\nhost:", re.IGNORECASE)
+_FIELD_LINES = re.compile(rb"[^\r\n]+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n]*\r\n)*\r\n")
 _MAX_DIGITS = 19  # of a Content-Length: all that 64 bits surely hold, and `int` takes
 
 
@@ -244,6 +246,11 @@ def _count_fields(head: bytes) -> int:
     return head.count(b"\r\n") - 2
 
 
+def _is_sound(head: bytes) -> bool:
+    """Whether a whole head that zttp refused has nothing the matter with it but, perhaps, its transfer codings."""
+    return bool(_FIELD_LINES.fullmatch(head)) and len(_HOST_LINE.findall(head)) == 1 and not _LENGTH.search(head)
+
+
 def refusal_of(head: bytes, oversized: bool) -> Refusal:
     """Which status a head deserves that zttp refused; `oversized` when it was for its size or number of fields."""
     line = head.partition(b"\r\n")[0]
@@ -257,6 +264,6 @@ def refusal_of(head: bytes, oversized: bool) -> Refusal:
             return LONG_LINE
         return MANY_FIELDS if _count_fields(head) > MAX_REQUEST_FIELDS else LARGE_HEAD
     codings = _CODING.findall(head)
-    if codings and not _LENGTH.search(head) and (refusal := _judge_codings(codings)):
+    if codings and parts[2] != b"0" and _is_sound(head) and (refusal := _judge_codings(codings)):
         return refusal
     return Refusal(400, "malformed header or ambiguous framing")
