@@ -103,7 +103,7 @@ def service(*, wsgi: bool, tight: bool) -> Wired:
 def check(data: bytes) -> None:
     """Raises AssertionError, or whatever the server lets through."""
     plan, wire = split(data)
-    reading = read(wire)
+    reading = read(wire, switches=not plan.has(WSGI))
     with contextlib.redirect_stderr(io.StringIO()) as said:
         if plan.has(PLANNED):
             _check_planned(plan, wire, reading)
@@ -166,7 +166,7 @@ def _answers(client: Client, reading: Reading) -> list[Answered]:
 
 
 def _hold_against(reading: Reading, outcome: Outcome, *, wsgi: bool) -> None:
-    wanted = reading.asked[:-1] if reading.end is End.SWITCHES and not wsgi else reading.asked
+    wanted = reading.asked[:-1] if reading.end is End.SWITCHES else reading.asked
     seen = outcome.asked[: len(wanted)]
     if wsgi:
         assert [(a.method, a.body) for a in seen] == [(a.method, a.body) for a in wanted], f"{seen} != {wanted}"
@@ -179,7 +179,7 @@ def _hold_against(reading: Reading, outcome: Outcome, *, wsgi: bool) -> None:
         assert last == [], last
         assert outcome.is_over or reading.end is End.CLEAN
     elif reading.end is End.SWITCHES:
-        assert last in ([[403], [400], [426]] if not wsgi else [[], [400]]), last
+        assert last in ([403], [400], [426]), last
     elif last:
         assert last[0] in REFUSALS, last
     assert len(outcome.asked) <= len(reading.asked), "a request that nobody asked"
@@ -225,8 +225,7 @@ def _answers_of_a_plan(client: Client, reading: Reading) -> None:
 def _hold_asked(reading: Reading, *, wsgi: bool) -> None:
     """The app has seen a beginning of what was asked, and of the last request a beginning."""
     wanted = reading.asked + ([reading.begun] if reading.begun is not None else [])
-    if not (wsgi and reading.end is End.SWITCHES):  # to a WSGI app what follows is HTTP still
-        assert len(apps.seen) <= len(wanted), f"{[a.asked for a in apps.seen]} were never asked"
+    assert len(apps.seen) <= len(wanted), f"{[a.asked for a in apps.seen]} were never asked"
     for asking, asked in zip(apps.seen, wanted, strict=False):
         _hold_one(asking, asked, wsgi=wsgi)
 

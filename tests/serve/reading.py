@@ -65,8 +65,9 @@ class UnfinishedError(Exception):
     """More bytes are needed."""
 
 
-def read(stream: bytes) -> Reading:
-    """All that `stream` asks for. Limits on sizes are not looked at, but for the number of fields."""
+def read(stream: bytes, *, switches: bool = True) -> Reading:
+    """All that `stream` asks for. Limits on sizes are not looked at, but for the number of fields. To a server that
+    never `switches` to WebSocket, whoever asks for that has asked for a plain answer (RFC 9110 section 7.8)."""
     asked: list[Asked] = []
     methods: list[str] = []
     begun = None
@@ -85,7 +86,7 @@ def read(stream: bytes) -> Reading:
         except BadError as error:
             return Reading(asked, End.BAD, methods, begun, str(error), error.statuses)
         asked.append(begun._replace(body=body))
-        end = _end(begun)
+        end = _end(begun, switches=switches)
         if end is not End.CLEAN:
             return Reading(asked, end, methods)
         begun = None
@@ -259,9 +260,10 @@ def _target(method: str, target: bytes, host: bytes | None) -> tuple[bytes, byte
     return path, query
 
 
-def _end(asked: Asked) -> End:
+def _end(asked: Asked, *, switches: bool) -> End:
     options = _listed(asked.fields, b"connection")
-    if asked.version == b"1.1" and b"upgrade" in options and b"websocket" in _listed(asked.fields, b"upgrade"):
+    protocols = _listed(asked.fields, b"upgrade") if switches and b"upgrade" in options else []
+    if asked.version == b"1.1" and b"websocket" in protocols:
         return End.SWITCHES
     if b"close" in options or (asked.version == b"1.0" and b"keep-alive" not in options):
         return End.CLOSED
