@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from supervisor.serve.access.trace import Trace
+from supervisor.serve.http1.answer import Headers, Stamps
 from supervisor.serve.http1.familiar import Head
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Exchange(Protocol):
 
     def answered(self) -> bytes:
         """Status line and fields of the answer as the app has set them; empty for an answer of our own."""
+
+    def own(self, status: int, stamps: Stamps, *, keep: bool = False, text: str = "", fields: Headers = ()) -> bytes:
+        """Our own answer in the app's place, which has not begun one; see `Answer`."""
 
     def lost(self) -> None:
         """Nothing written from now on reaches the client."""

@@ -78,7 +78,8 @@ class MemoryTransport(asyncio.Transport):
     """The server's end of a connection. Failures in the protocol's callbacks go to the loop's `failures`."""
 
     def __init__(self, loop: SteppedLoop, protocol: Any, client: Client) -> None:
-        super().__init__({"peername": client.address, "sockname": ("127.0.0.1", 8000)})
+        names = {"peername": client.address, "sockname": ("127.0.0.1", 8000)}
+        super().__init__(names | {"socket": AttachedSocket(client)})
         self._loop = loop
         self._protocol = protocol
         self._client = client
@@ -259,12 +260,37 @@ class Client:
             self._wired.loop.call_soon(self._wired.loop.call_reader, id(self))
 
 
-class AcceptedSocket:
+class AttachedSocket:
+    """What a transport tells of its socket: real ones stand in, for a client that is there, has ended, or has gone."""
+
+    family = socket.AF_UNIX
+    there, their_end = socket.socketpair()
+    ended, _their_ended_end = socket.socketpair()
+    gone, _their_closed_end = socket.socketpair()
+    _their_ended_end.shutdown(socket.SHUT_WR)
+    _their_closed_end.close()
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def fileno(self) -> int:
+        client = self._client
+        return (self.gone if client.has_gone else self.ended if client.has_ended else self.there).fileno()
+
+    def setsockopt(self, *_: object) -> None:
+        """Resets are cuts here, too."""
+
+    def getsockopt(self, *_: object) -> bytes:
+        raise OSError
+
+
+class AcceptedSocket(AttachedSocket):
     """What the service gets for a `Client`."""
 
     family = socket.AF_INET
 
     def __init__(self, client: Client) -> None:
+        super().__init__(client)
         self.client = client
 
     def getpeername(self) -> tuple[str, int]:

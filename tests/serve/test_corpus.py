@@ -197,6 +197,8 @@ def test_behind_a_good_request(server: Server, case: Case) -> None:
     wanted = Outcome((200, *wanted.answers), (SEEN_GOOD, *wanted.sees), wanted.end)
     assert server.outcome([GOOD + case.wire], case.limits) == wanted
     assert server.outcome([GOOD, case.wire], case.limits) == wanted
+    ended = server.outcome([GOOD + case.wire], case.limits, half_closed=True)
+    assert ended == wanted._replace(end="closed")
 
 
 def test_before_a_good_request(server: Server, case: Case) -> None:

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from math import trunc
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from supervisor.serve.access import text as logtext
 from supervisor.serve.access.text import Memo, json_quoted, quoted, seconds, user_of
 
 if TYPE_CHECKING:
-    from supervisor.serve.exchange import Exchange
+    from supervisor.serve.access.trace import Trace
+    from supervisor.serve.http1.familiar import Head
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 _JSON = (
@@ -45,8 +46,21 @@ class Writer(NamedTuple):
     pid: int
 
 
+class Logged(Protocol):
+    """An exchange that has ended, as far as a line tells of it."""
+
+    head: Head
+    status: int
+    sent: int
+    since: float
+    trace: Trace
+
+    def answered(self) -> bytes:
+        """See `Exchange`."""
+
+
 Client = tuple[str, int] | None
-Render = Callable[[Client, "Exchange"], str]
+Render = Callable[[Client, Logged], str]
 """From a client and its finished exchange to a line with its newline."""
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from supervisor.config.settings import LogFormat
 from supervisor.kernel.board import Cell, Row
-from supervisor.serve.access.line import Client, Clock, Writer, compile_format
+from supervisor.serve.access.line import Client, Clock, Logged, Writer, compile_format
 from supervisor.serve.access.outlet import Outlet
-
-if TYPE_CHECKING:
-    from supervisor.serve.exchange import Exchange
 
 _DROPPED = int(Cell.RECORDS_DROPPED)
 _INTERVAL = 0.05
@@ -63,7 +60,12 @@ class AccessLog:
         self._waiting = b""
         self._outlet.close()
 
-    def record(self, client: Client, exchange: Exchange) -> None:
+    def record_broken(self, client: Client, exchange: Logged, status: int, sent: int = 0) -> None:
+        """Log one that has ended without a whole answer of its app; with `status` and `sent` bytes when none of it was
+        written."""
+        self.record(client, exchange if exchange.status else cast("Logged", _Unanswered(exchange, status, sent)))
+
+    def record(self, client: Client, exchange: Logged) -> None:
         """Log one finished exchange."""
         lines = self._lines
         lines.append(self._render(client, exchange))
@@ -111,3 +113,15 @@ class AccessLog:
         if not self._outlet.is_pipe or len(data) - start <= select.PIPE_BUF:
             return len(data)
         return (data.rfind(b"\n", start, start + select.PIPE_BUF) + 1) or (data.find(b"\n", start) + 1)
+
+
+class _Unanswered:
+    """An exchange as the log has it, whose own `status` its app may still be about to set."""
+
+    def __init__(self, exchange: Logged, status: int, sent: int) -> None:
+        self._exchange = exchange
+        self.status = status
+        self.sent = sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exchange, name)

@@ -27,7 +27,7 @@ from supervisor.serve.asgi.extensions import (
 )
 from supervisor.serve.asgi.interface import Message, Scope
 from supervisor.serve.faults import ClientDisconnectedError, is_news_of_the_end
-from supervisor.serve.http1.answer import AnswerError, Lines, plain, render
+from supervisor.serve.http1.answer import AnswerError, Lines, frozen, render
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import PERCENT, decode_path, mounted
 from supervisor.serve.patience import arrival
@@ -314,12 +314,9 @@ class AsgiExchange(ExtendedAnswer):
         if self._phase in UNDER_WAY:
             connection.cut()
             return
-        self.status = 500
         at_odds = isinstance(failure, AnswerError)
-        self.keep = self.keep and not at_odds and connection.body is None and not connection.must_close(self)
-        stamps, head_only = connection.service.stamps, self.head.head_only
-        connection.transport.write(plain(500, "", stamps, keep=self.keep, head_only=head_only))
-        self._done()
+        keep = self.keep and not at_odds and connection.body is None and not connection.must_close(self)
+        self._done(self.own(500, connection.service.stamps, keep=keep))
 
     def _answer(self, body: bytes) -> None:
         """Head and whole body at once: the common answer."""
@@ -329,7 +326,7 @@ class AsgiExchange(ExtendedAnswer):
             self.keep = False
         lines = self._lines
         size = len(body)
-        if lines.simple and size == lines.declared and self.head.is_plain:
+        if lines.simple and size == lines.declared and self.head.is_plain and type(body) is bytes:
             self.status = lines.status  # `whole`, written out for the answer that most are
             self.sent = size
             stamp = service.stamps.last if self.keep else service.stamps.farewell
@@ -345,7 +342,11 @@ class AsgiExchange(ExtendedAnswer):
         service.gathering.finish(connection, data)
 
     def _stream(self, body: bytes) -> None:
-        data = self.more(body) if self._phase is BODY else self._open(BODY) + self.more(body)
+        if self._phase is BODY:
+            data = self.more(body)
+        else:
+            body = frozen(body)
+            data = self._open(BODY) + self.more(body)
         self._connection.stream(data)
 
     def _finish(self, body: bytes) -> None:
@@ -360,7 +361,7 @@ class AsgiExchange(ExtendedAnswer):
         return head
 
     def _want_body(self) -> None:
-        if self.holds_body and self._phase not in UNDER_WAY:
-            self.holds_body = False
+        if self.holds_body:
+            self.holds_body = self._phase in UNDER_WAY  # where there is none any more
             self._connection.send_continue()
         self._connection.resume_reading()

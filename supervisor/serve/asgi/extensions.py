@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zttp import Request
 
 from supervisor.serve.faults import ClientDisconnectedError, complain
-from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Headers, Lines, render_fields
+from supervisor.serve.http1.answer import JOINED, Answer, AnswerError, Headers, Lines, frozen, render_fields
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import fields
 from supervisor.serve.http1.sendfile import PIECE, FilePart
@@ -90,7 +90,7 @@ def takes_trailers(request: Request) -> bool:
 class ExtendedAnswer(Answer, abc.ABC):
     """The part of an ASGI exchange that plain answers do not need."""
 
-    __slots__ = ("_changed", "_connection", "_gone", "_ignored", "_lines", "_phase", "_trailers")
+    __slots__ = ("_changed", "_connection", "_gone", "_ignored", "_phase", "_trailers")
 
     _changed: asyncio.Event | None
     _connection: Connection
@@ -112,8 +112,9 @@ class ExtendedAnswer(Answer, abc.ABC):
                 self._connection.transport.write(hints)
                 await self._drained()
         elif kind == "http.response.body" and (phase is PROMISED or phase is TRAILED):
+            body = frozen(message.get("body", b""))
             head = self._open(TRAILED) if phase is PROMISED else b""
-            self._put(head + self.more(message.get("body", b"")))
+            self._put(head + self.more(body))
             if not message.get("more_body", False):
                 self._owe()
             await self._drained()

@@ -231,6 +231,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_lines",
         "bodyless",
         "chunked",
         "head",
@@ -247,22 +248,29 @@ class Answer:
         self.status = 0
         self.sent = 0  # bytes of body written, as the access log counts them
         self.trace: Trace  # set by whoever knows the request
+        self._lines: Lines | None  # what the app has said, once it has
         self.bodyless: bool
         self.chunked: bool
         self.remaining: int | None  # what is still owed of a declared Content-Length
 
     def answered(self) -> bytes:
-        """What the app has rendered of the head, if it has: status line and fields, each with its line's end."""
+        """What the app has said of the head, if that is what was sent: status line and fields, each with its line's
+        end."""
         lines: Lines | None = getattr(self, "_lines", None)
         return b"" if lines is None else lines.text
+
+    def own(self, status: int, stamps: Stamps, *, keep: bool = False, text: str = "", fields: Headers = ()) -> bytes:
+        """An answer of our own in the app's place, complete, as plain text with more `fields`."""
+        self.keep = keep
+        self._lines = None
+        return b"".join(self.whole(render(status, (*_PLAIN_TEXT, *fields)), _text(status, text), stamps))
 
     def whole(self, lines: Lines, body: bytes, stamps: Stamps) -> tuple[bytes, bytes]:
         """Head and complete body, joined; a large body stays apart, and is the second piece."""
         status, declared = lines.status, lines.declared
         if lines.closes:
             self.keep = False
-        if type(body) is not bytes:
-            body = _frozen(body)
+        body = frozen(body)
         size = len(body)
         framing = b""
         if self.head.head_only or status in _BODYLESS:
@@ -279,8 +287,9 @@ class Answer:
         return self._seal(lines, framing, stamps, b""), body
 
     def begin(self, lines: Lines, stamps: Stamps, size: int | None = None, *, chunked: bool = False) -> bytes:
-        """The head of an answer whose body comes in pieces. `size` is that of all, when it is known, and becomes its
-        Content-Length unless it is to be `chunked` all the same."""
+        """The head of an answer whose body comes in pieces; make sure of the first before, for this counts as written.
+        `size` is that of all, when it is known, and becomes its Content-Length unless it is to be `chunked` all the
+        same."""
         status, self.remaining = lines.status, lines.declared
         if lines.closes:
             self.keep = False
@@ -306,8 +315,8 @@ class Answer:
 
     def more(self, body: bytes) -> bytes:
         """One piece of the body."""
-        if type(body) is not bytes:
-            body = _frozen(body)
+        if type(body) is not bytes:  # `frozen`, written out
+            body = frozen(body)
         size = len(body)
         if self.bodyless or not size:
             return b""
@@ -352,15 +361,16 @@ class Answer:
         return b"".join((lines.text, ours, framing, last, body))
 
 
-def _frozen(body: bytes) -> bytes:
-    """A copy of what an app may write over once `send` has returned. Raises `TypeError` for what holds no bytes."""
-    return bytes(memoryview(body))
+def frozen(body: bytes) -> bytes:
+    """`body`, or a copy of what an app may write over once `send` has returned. Raises `TypeError` for what holds no
+    bytes."""
+    return body if type(body) is bytes else bytes(memoryview(body))
 
 
-def plain(
-    status: int, text: str, stamps: Stamps, *, keep: bool = False, head_only: bool = False, fields: Headers = ()
-) -> bytes:
-    """A complete answer of our own, as plain text, with more `fields`."""
-    answer = Answer("HEAD" if head_only else "GET", False, keep)
-    body = f"{status} {_REASONS[status]}{': ' if text else ''}{text}\n".encode()
-    return b"".join(answer.whole(render(status, (*_PLAIN_TEXT, *fields)), body, stamps))
+def plain(status: int, text: str, stamps: Stamps, *, head_only: bool = False) -> bytes:
+    """A complete answer of our own to what is no request for an app, as plain text: the last one of its connection."""
+    return Answer("HEAD" if head_only else "GET", False, False).own(status, stamps, text=text)
+
+
+def _text(status: int, text: str) -> bytes:
+    return f"{status} {_REASONS[status]}{': ' if text else ''}{text}\n".encode()

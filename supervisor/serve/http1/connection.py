@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import zttp
 
 from supervisor.serve.faults import complain
-from supervisor.serve.http1.answer import plain
 from supervisor.serve.http1.body import BodyError, ChunkedBody, SizedBody
-from supervisor.serve.http1.ending import Ending
+from supervisor.serve.http1.ending import LEFT, Ending
 from supervisor.serve.http1.familiar import LONGEST, SELDOM, Head, head_of
 from supervisor.serve.http1.head import (
     HASH,
@@ -109,6 +108,7 @@ class Connection(Ending):
         self.body = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
+            self._log(exchange, LEFT)
             self.tally.finish()
             exchange.lost()
         self.service.forget(self)
@@ -173,7 +173,7 @@ class Connection(Ending):
         ):
             parser.start_next_cycle()
             self.state = BUSY
-            self.expires = NEVER
+            self.expires = NEVER if not self.eof else service.tick + service.half_closed_ticks
             tally = self.tally  # its `start`
             tally.inflight += 1
             tally.row[STARTED] = tally.started = tally.started + 1
@@ -227,18 +227,22 @@ class Connection(Ending):
 
     def _begin(self, head: Head, opener: Opener) -> None:
         self.state = BUSY
-        self.expires = NEVER
+        self.expires = NEVER if not self.eof else self.service.tick + self.service.half_closed_ticks
         self.tally.start()
         if self.origin is not None:
             self.origin.look_through(self, head.request)
         self.exchange = exchange = opener(self, head, not self._last)
         if self.body is not None:
-            self._await_body()
+            if not exchange.holds_body:
+                self._await_body()
             if self._rest:
                 rest, self._rest = self._rest, b""
                 self._feed(self.body, rest)
                 if self.exchange is not exchange:
                     return
+            if self.eof and self.body is not None:
+                self.transport.close()  # the rest does not come (RFC 9112 section 6.3)
+                return
         else:
             self._hold_back()
         exchange.start()
@@ -356,12 +360,9 @@ class Connection(Ending):
         body still to send, is let go."""
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        service, head = self.service, exchange.head
-        must_close = self.body is not None or head.legacy or self.must_close(exchange)
-        keep = exchange.keep = exchange.keep and not must_close
-        exchange.status = 503
-        refusal = plain(503, "", service.stamps, keep=keep, head_only=head.head_only, fields=service.retry_after)
-        self.transport.write(refusal)
+        service = self.service
+        keep = exchange.keep and self.body is None and not (exchange.head.legacy or self.must_close(exchange))
+        self.transport.write(exchange.own(503, service.stamps, keep=keep, fields=service.retry_after))
         self.tally.turned_away()
         if service.access is not None:
             service.access.record(self.client, exchange)

@@ -7,6 +7,9 @@ destroy an answer still on its way (RFC 9112 section 9.6).
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from supervisor.serve.exchange import Exchange
     from supervisor.serve.service import Service
     from supervisor.serve.tally import Tally
+
+LEFT = 499  # what the access log says of a request whose client left before its answer began, as nginx does
+UNSERVED = 503  # the same of one that we have given up on
+_RESETS = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7)
 
 
 class Ending(Outgoing):
@@ -107,13 +114,20 @@ class Ending(Outgoing):
             return
         if self.body is not None and self._reading:
             self.expires = self.service.tick + self.service.body_idle_ticks
+        elif self.body is None and not self._reading and self.state is BUSY:
+            self._watch()
         elif not self.eof:
             self.expires = NEVER
+
+    def _watch(self) -> None:
+        """Look in a while whether the client has said its last word: the app may wait for nothing else."""
+        self.expires = self.service.tick + self.service.half_closed_ticks
 
     def send_continue(self) -> None:
         """Ask the client for the body it holds back (RFC 9110 section 10.1.1), unless the answer has begun."""
         if self.exchange is not None and not self.exchange.status:
             self.transport.write(CONTINUE)
+        self._await_body()
 
     # How it ends.
 
@@ -139,9 +153,9 @@ class Ending(Outgoing):
             self._close()
             return
         self.state = CLOSING
-        self.expires = self.service.tick + self.service.closing_ticks
         self.transport.write_eof()
         self.resume_reading()
+        self.expires = self.service.tick + self.service.closing_ticks
 
     def _close(self) -> None:
         self.state = CLOSING
@@ -166,11 +180,17 @@ class Ending(Outgoing):
         self.drop_file()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
+            answer = b""
             if not exchange.status:
                 head_only = exchange.head.head_only
-                self.transport.write(plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only))
+                answer = plain(refusal.status, refusal.why, self.service.stamps, head_only=head_only)
+                self.transport.write(answer)
+            self._log(exchange, refusal.status, len(answer.partition(HEAD_END)[2]))
             self.tally.finish()
             exchange.lost()
+            if exchange.status and exchange.head.legacy:
+                self._abort(exchange)
+                return
         self._linger()
 
     def cut(self) -> None:
@@ -178,9 +198,23 @@ class Ending(Outgoing):
         self.flush()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
+            self._log(exchange, UNSERVED)
             self.tally.cut()
             exchange.lost()
-        self.transport.abort()
+        self._abort(exchange)
+
+    def _abort(self, exchange: Exchange | None) -> None:
+        """End at once, in the middle of the answer to `exchange`. HTTP/1.0 would take an orderly end for the answer's
+        (RFC 9112 section 8)."""
+        transport = self.transport
+        if exchange is not None and exchange.status and exchange.head.legacy and not transport.is_closing():
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESETS)
+        transport.abort()
+
+    def _log(self, exchange: Exchange, status: int, sent: int = 0) -> None:
+        """The request has ended without a whole answer of the app's; `status` is for one that had none of it."""
+        if self.service.access is not None:
+            self.service.access.record_broken(self.client, exchange, status, sent)
 
     def abandon(self) -> None:
         """The client has gone, as far as anybody can tell, and the app has given up on it: end without an answer."""
@@ -235,19 +269,39 @@ class Ending(Outgoing):
         elif state is BUSY and (is_stuck := self.is_stuck()) and self.is_taken():
             self.expires = self.service.tick + self.service.write_idle_ticks
         elif state is BUSY and not is_stuck and self.body is None:
-            self._expire_half_closed()
+            self._look_for_end()
         elif state is BUSY and not is_stuck:
             self._refuse_body(SLOW_BODY)
         else:
             if state is not CLOSING:
                 self.tally.ended(Cell.SEND_TIMEOUT if state is BUSY else Cell.BODY_TIMEOUT)
-            self.transport.abort()
+            self._abort(self.exchange)
 
-    def _expire_half_closed(self) -> None:
-        """A client that has closed altogether looks like one that has half-closed, until something is written to it."""
+    def _look_for_end(self) -> None:
+        """A client that has closed altogether looks like one that has half-closed, until something is written to it. If
+        we have read that far; if not, the kernel is asked, and again in a while."""
         self.expires = NEVER
+        if not self.eof:
+            if self.transport.is_closing():
+                return
+            events = _events(self.transport.get_extra_info("socket").fileno())
+            if events & (select.POLLERR | select.POLLHUP):
+                self.transport.abort()
+                return
+            self._watch()
+            if not events:
+                return
         exchange = self.exchange
         if exchange is not None and not exchange.status:
             exchange.half_closed()
         elif exchange is not None and exchange.head.head_only:  # its answer is out, and nothing more will be written
             self.abandon()
+
+
+def _events(fd: int) -> int:
+    """What poll(2) says of a socket's end: nothing, POLLRDHUP when the client sends no more, POLLHUP or POLLERR when it
+    takes nothing either."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    events = poll.poll(0)
+    return events[0][1] if events else 0

@@ -93,6 +93,16 @@ class Outgoing(asyncio.Protocol):
             self.flush()
             give_way(self, self._loop, self._context)
 
+    def stream_now(self, piece: bytes) -> None:
+        """`stream` for who holds the loop until the next piece comes: none waits for the end of the turn."""
+        size = self._size + len(piece)
+        self.flush()
+        self.transport.write(piece)
+        if size > TOGETHER:
+            size = 0
+            give_way(self, self._loop, self._context)
+        self._size = size
+
     def flush(self) -> None:
         """Write what was streamed."""
         pieces = self.outgoing

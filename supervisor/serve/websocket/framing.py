@@ -21,6 +21,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from supervisor.errors import HoldfastError
+from supervisor.serve.http1.answer import frozen
 
 try:
     from websockets.speedups import apply_mask
@@ -167,6 +168,7 @@ class Framing:
 
     def binary(self, data: bytes) -> bytes:
         """A binary message."""
+        data = frozen(data)
         if self._bare and len(data) < _SHORT:
             return _BINARY_HEADS[len(data)] + data
         self._protocol.send_binary(data)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from websockets.utils import accept_key
 from zttp import Request
 
-from supervisor.serve.http1.answer import AnswerError, Headers, Stamps, plain, render
+from supervisor.serve.http1.answer import Answer, AnswerError, Headers, Stamps, render
 from supervisor.serve.http1.head import Refusal, fields
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # base64 of 16 bytes
@@ -56,11 +56,13 @@ def judge_handshake(request: Request) -> Handshake | Refusal:
     return Handshake(keys[0], subprotocols, extensions)
 
 
-def refuse(refusal: Refusal, stamps: Stamps) -> bytes:
-    """The answer to a handshake that no app should see. A 426 says what to come back with (RFC 6455 section 4.4)."""
+def refuse(refusal: Refusal, answer: Answer, stamps: Stamps) -> bytes:
+    """Make `answer` the one to a handshake that no app should see. A 426 says what to come back with (RFC 6455 section
+    4.4)."""
     if refusal.status != 426:
-        return plain(refusal.status, refusal.why, stamps)
+        return answer.own(refusal.status, stamps, text=refusal.why)
     body = f"426 Upgrade Required: {refusal.why}\n".encode()
+    answer.status, answer.sent = 426, len(body)
     return (
         b"HTTP/1.1 426 Upgrade Required\r\ncontent-type: text/plain; charset=utf-8\r\n%b"
         b"sec-websocket-version: 13\r\nupgrade: websocket\r\ncontent-length: %d\r\nconnection: close, upgrade\r\n\r\n%b"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from supervisor.serve.access.trace import Trace
 from supervisor.serve.asgi.inbox import Inbox
 from supervisor.serve.faults import ClientDisconnectedError, complain, is_news_of_the_end
-from supervisor.serve.http1.answer import Answer, AnswerError, Lines, plain, render
+from supervisor.serve.http1.answer import Answer, AnswerError, Lines, frozen, render
 from supervisor.serve.http1.familiar import Head
 from supervisor.serve.http1.head import Refusal, decode_path, fields, mounted
 from supervisor.serve.websocket.framing import CodeError, Framing, OfferError
@@ -56,7 +56,6 @@ class Upgrade(Answer):
         "_framing",
         "_handshake",
         "_inbox",
-        "_lines",
         "_owed",
         "_seat",
         "_socket",
@@ -98,7 +97,7 @@ class Upgrade(Answer):
             except OfferError as error:
                 judged = Refusal(400, str(error))
         if isinstance(judged, Refusal):
-            self._decide(judged.status, refuse(judged, bridge.service.stamps))
+            self._decide(refuse(judged, self, bridge.service.stamps))
             return
         self._handshake = judged
         bridge.live.add(self)
@@ -183,21 +182,20 @@ class Upgrade(Answer):
         if kind == "websocket.accept" and verdict is ASKED:
             self._accept(message)
         elif kind == "websocket.close" and verdict is ASKED:
-            self._decide(403, plain(403, "", stamps))
+            self._decide(self.own(403, stamps))
         elif kind == "websocket.http.response.start" and verdict is ASKED:
             self._lines = render(message["status"], message.get("headers", ()))
             self._verdict = DENYING
         elif kind == "websocket.http.response.body" and verdict is not ASKED:
-            body = message.get("body", b"")
+            body = frozen(message.get("body", b""))
             if message.get("more_body", False):
                 connection.stream(self._begin() + self.more(body))
                 while connection.write_paused and not self._inbox.gone:
                     await self._inbox.change()
             elif verdict is DENYING:
-                data = b"".join(self.whole(self._lines, body, stamps))
-                self._decide(self.status, data)
+                self._decide(b"".join(self.whole(self._lines, body, stamps)))
             else:
-                self._decide(self.status, self.more(body) + self.end())
+                self._decide(self.more(body) + self.end())
         else:
             raise RuntimeError(f"the app sent {kind!r} where the WebSocket was {verdict.name.lower()}")
 
@@ -210,9 +208,10 @@ class Upgrade(Answer):
 
     def _accept(self, message: Message) -> None:
         connection, service = self._connection, self._bridge.service
-        headers, subprotocol = message.get("headers") or (), message.get("subprotocol")
+        headers, subprotocol = tuple(message.get("headers") or ()), message.get("subprotocol")
         answer = agree(self._handshake, subprotocol, headers, self._framing.agreed, service.stamps)
         self.status = 101
+        self._lines = render(204, headers)  # as `agree` did
         self._verdict = DECIDED
         socket = self._socket = WebSocket(connection, self._framing, self._inbox)
         self._inbox.on_empty = socket.read_on
@@ -227,9 +226,8 @@ class Upgrade(Answer):
         elif early:
             socket.data_received(early)
 
-    def _decide(self, status: int, data: bytes) -> None:
+    def _decide(self, data: bytes) -> None:
         """`data` ends an answer that is no 101."""
-        self.status = status
         self._verdict = DECIDED
         self._inbox.end(ABNORMAL, "")
         self._connection.finish(data)
@@ -268,7 +266,7 @@ class Upgrade(Answer):
         elif self._verdict is ANSWERING:
             self._connection.cut()
         else:
-            self._decide(500, plain(500, "", self._bridge.service.stamps))
+            self._decide(self.own(500, self._bridge.service.stamps))
 
     def _complain(self, failure: BaseException | None) -> None:
         raw = self.head.request.target

@@ -8,6 +8,7 @@ bytes on when it is large, and, inline, gathered whole, in a temporary file abov
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ class WsgiExchange(Answer):
 
     __slots__ = (
         "_left",
-        "_lines",
         "_submitted",
         "body",
         "bridge",
@@ -119,13 +119,22 @@ class WsgiExchange(Answer):
         limits = self.connection.service.limits
         if body is None:
             body = self.body = Gathered(limits.memory_body)
-        if done:
-            body.add(data)
-            self._submit()
-        elif body.size + len(data) > limits.read_ahead and self._may_stream():
+        if not done and body.size + len(data) > limits.read_ahead and self._may_stream():
             self._stream_body().feed(data, False)
-        else:
+            return
+        try:
             body.add(data)
+        except OSError as error:
+            self._cannot_keep(body, error)
+            return
+        if done:
+            self._submit()
+
+    def _cannot_keep(self, body: Gathered, error: OSError) -> None:
+        """The temporary file takes no more."""
+        self.complain(f"the request's body can't be kept in {tempfile.gettempdir()}: {error.strerror}")
+        body.close()
+        self.connection.finish(self.own(500, self.connection.service.stamps))
 
     def writable(self) -> None:
         if self.result is not None:
@@ -283,6 +292,7 @@ class WsgiExchange(Answer):
             or lines is None
             or not lines.simple
             or size != lines.declared
+            or type(body) is not bytes
             or not self.head.is_plain
             or service.draining
         ):

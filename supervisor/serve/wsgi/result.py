@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from supervisor.serve.faults import ClientDisconnectedError
-from supervisor.serve.http1.answer import JOINED, AnswerError, plain
+from supervisor.serve.http1.answer import JOINED, AnswerError, frozen
 from supervisor.serve.http1.sendfile import FilePart
 from supervisor.serve.wsgi.filewrapper import FileWrapper
 from supervisor.serve.wsgi.upload import Gathered, Upload
@@ -68,10 +68,11 @@ class Result:
         if exchange.status:
             data = exchange.more(chunk)
         else:
+            chunk = frozen(chunk)
             data = exchange.begin(exchange.said(), exchange.bridge.service.stamps) + exchange.more(chunk)
         if self._whole:
             return
-        if exchange.bodyless or exchange.remaining == 0:
+        if exchange.bodyless:
             self._finish(data)
         else:
             self._put(data)
@@ -148,7 +149,7 @@ class Result:
         exchange = self._exchange
         if self._window is None and self._pool is not None:
             self._window = Window(exchange.bridge.service.limits.read_ahead)
-        if exchange.gone:  # asked after the window is there for `lost` to close
+        if self._is_lost():  # asked after the window is there for `lost` to close
             raise ClientDisconnectedError("the client has gone")
         self._begun = True
         self._hand(self._stream, data)
@@ -165,11 +166,16 @@ class Result:
         else:
             self._pool.post(self._exchange, given, call)
 
+    def _is_lost(self) -> bool:
+        """Whether the client has gone. Inline the loop has had no turn to say so."""
+        exchange = self._exchange
+        return exchange.gone or (self._pool is None and exchange.connection.transport.is_closing())
+
     def _fail(self, error: BaseException) -> None:
         self._iterator = None
         exchange = self._exchange
         at_odds = isinstance(error, AnswerError)
-        if exchange.gone:
+        if self._is_lost():
             if not isinstance(error, ClientDisconnectedError):
                 exchange.complain("the app raised an exception", error)
             return
@@ -182,12 +188,9 @@ class Result:
                 self._whole = True
                 self._hand(self._cut, None)
             return
-        exchange.status = 500
         connection = exchange.connection
-        if at_odds or connection.body is not None or connection.must_close(exchange):
-            exchange.keep = False
-        stamps = exchange.bridge.service.stamps
-        self._finish(plain(500, "", stamps, keep=exchange.keep, head_only=exchange.head.head_only))
+        must_close = at_odds or connection.body is not None or connection.must_close(exchange)
+        self._finish(exchange.own(500, exchange.bridge.service.stamps, keep=exchange.keep and not must_close))
 
     def _over(self) -> None:
         """The app's code ends here, with the result's close()."""
@@ -227,11 +230,13 @@ class Result:
         if exchange.gone:
             return
         connection = exchange.connection
+        if self._window is None:
+            connection.stream_now(data)  # PEP 3333: not held back while the app makes the next block
+            return
         connection.stream(data)
-        if self._window is not None:
-            self._window.wrote(len(data))
-            if not connection.write_paused:
-                self._window.opened()
+        self._window.wrote(len(data))
+        if not connection.write_paused:
+            self._window.opened()
 
     def _finish_with(self, data: bytes) -> None:
         if self._can_finish():

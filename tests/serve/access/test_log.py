@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from supervisor.serve.access.log import AccessLog
 from supervisor.serve.access.trace import Trace
 from supervisor.serve.http1.familiar import head_of
 from supervisor.serve.limits import Limits
-from tests.serve.harness import Harness, echo, eventually, wsgi_echo
+from tests.serve.harness import Harness, echo, eventually, http, wsgi_echo
 
 
 class Exchange:
@@ -277,3 +278,74 @@ def test_what_a_wsgi_app_puts_into_its_environ_can_be_logged(tmp_path: Path) -> 
         server.call(access.close)
         server.service.access = None
     assert (tmp_path / "log").read_text() == "ada\\x0a http /x\n"
+
+
+async def breaks_off(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 201, "headers": [(b"x-out", b"v")]})
+    if scope["path"] == "/raise":
+        raise ValueError("on purpose")
+    await send({"type": "http.response.body", "body": b"abc", "more_body": True})
+    if scope["path"] == "/wait":
+        await receive()
+    raise ValueError("on purpose")
+
+
+async def waits(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def wsgi_breaks_off(environ: Any, start_response: Any) -> Any:
+    start_response("201 Created", [("X-Out", "v")])
+    if environ["PATH_INFO"] == "/raise":
+        raise ValueError("on purpose")
+    yield b"abc"
+    raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("app", "interface", "path", "line"),
+    [
+        (breaks_off, "asgi", b"/", "201|3|v"),
+        (wsgi_breaks_off, "wsgi", b"/", "201|3|v"),
+        (breaks_off, "asgi", b"/raise", "500|26|-"),
+        (wsgi_breaks_off, "wsgi", b"/raise", "500|26|-"),
+        (waits, "asgi", b"/", "499|0|-"),
+    ],
+)
+@pytest.mark.usefixtures("capfd")
+def test_a_request_without_a_whole_answer_has_its_line_too(
+    tmp_path: Path, app: Any, interface: Any, path: bytes, line: str
+) -> None:
+    served = http(app) if interface == "asgi" else app
+    with Harness(served, interface, limits=replace(Limits(), half_closed=0.1)) as server:
+        access = logged(server, tmp_path / "log", "%(s)s|%(B)s|%({x-out}o)s")
+        server.ask(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        eventually(lambda: server.service.inflight == 0)
+        server.call(access.close)
+        server.service.access = None
+    assert (tmp_path / "log").read_text() == f"{line}\n"
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_a_request_whose_body_is_refused_has_its_line_too(tmp_path: Path, interface: Any) -> None:
+    app: Any = http(waits) if interface == "asgi" else wsgi_echo
+    with Harness(app, interface, limits=replace(Limits(), body_idle=0.2)) as server:
+        access = logged(server, tmp_path / "log", "%(s)s|%(B)s|%({x-out}o)s")
+        data = server.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na", end=False)
+        eventually(lambda: server.service.inflight == 0)
+        server.call(access.close)
+        server.service.access = None
+    body = data.partition(b"\r\n\r\n")[2]
+    assert (tmp_path / "log").read_text() == f"408|{len(body)}|-\n"
+
+
+def test_a_request_that_the_worker_gives_up_on_has_its_line_too(tmp_path: Path) -> None:
+    with Harness(http(waits)) as server, server.connect() as sock:
+        access = logged(server, tmp_path / "log", "%(s)s|%(B)s")
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        eventually(lambda: server.service.inflight == 1)
+        server.call(server.service.cut)
+        server.call(access.close)
+        server.service.access = None
+    assert (tmp_path / "log").read_text() == "503|0\n"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from supervisor.kernel.board import Cell
-from tests.serve.harness import Harness, answer, eventually, http, read_until, split_answers
+from supervisor.serve.limits import Limits
+from tests.serve.harness import Harness, answer, echo, eventually, http, read_until, split_answers
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -299,3 +302,80 @@ def test_a_large_body_may_be_written_over_once_it_was_sent_whole() -> None:
 
     with Harness(http(app)) as server:
         assert split_answers(server.ask(GET))[0][2] == b"a" * (8 << 20)
+
+
+@pytest.mark.parametrize("fields", [[], [(b"content-length", b"40")]])
+@pytest.mark.parametrize("trailers", [False, True])
+def test_what_holds_no_bytes_does_not_cost_the_answer_its_head(
+    fields: list[tuple[bytes, bytes]], trailers: bool
+) -> None:
+    body = b"HTTP/1.1 404 Not Found\r\nX: 23456789012\r\n"
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": fields, "trailers": trailers})
+        for wrong in (None, "text"):
+            with pytest.raises(TypeError):
+                await send({"type": "http.response.body", "body": wrong, "more_body": True})
+        await send({"type": "http.response.body", "body": body})
+        if trailers:
+            await send({"type": "http.response.trailers", "headers": []})
+
+    with Harness(http(app)) as server:
+        assert [each[::2] for each in split_answers(server.ask(GET * 2))] == [(200, body)] * 2
+
+
+def test_the_length_of_a_buffer_is_that_of_its_bytes(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        length = b"4" if scope["path"] == "/right" else b"1"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": array.array("I", [65])})
+
+    with Harness(http(app)) as server:
+        assert split_answers(server.ask(GET.replace(b"/", b"/right", 1)))[0][2] == b"A\0\0\0"
+        assert split_answers(server.ask(GET))[0][0] == 500
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("app", [echo, None])
+def test_http_1_0_is_told_that_it_is_kept_also_with_an_error_of_ours(
+    app: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def failing(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raise ValueError("on purpose")
+
+    with Harness(app or http(failing)) as server:
+        ask = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+        answers = split_answers(server.ask(ask * 2))
+        assert [headers["connection"] for _, headers, _ in answers] == ["keep-alive"] * 2
+
+
+def test_a_client_that_waits_to_be_asked_for_its_body_is_not_late() -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.8)
+        await echo(scope, receive, send)
+
+    def asked(server: Harness, body: bytes) -> bytes:
+        with server.connect(timeout=5) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            assert read_until(sock, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            sock.sendall(body)
+            return read_until(sock, b"\r\n\r\n")
+
+    with Harness(http(app), limits=replace(Limits(), body_idle=0.4)) as server:
+        assert asked(server, b"abc").startswith(b"HTTP/1.1 200 ")
+        assert asked(server, b"").startswith(b"HTTP/1.1 408 ")
+        assert server.cell(Cell.BODY_TIMEOUT) == 1
+
+
+def test_an_app_that_answers_first_and_reads_then_waits_no_longer_than_others() -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    with Harness(http(app), limits=replace(Limits(), body_idle=0.4)) as server, server.connect(timeout=5) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        read_until(sock, b"x\r\n")
+        eventually(lambda: server.cell(Cell.BODY_TIMEOUT) == 1)
+        eventually(lambda: server.service.inflight == 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -254,3 +256,8 @@ def test_nothing_is_agreed_on_that_was_not_offered_or_is_off(offers: tuple[str, 
 def test_a_malformed_offer_is_refused() -> None:
     with pytest.raises(OfferError):
         framing(offers=("permessage-deflate; =",))
+
+
+def test_the_length_of_a_buffer_is_that_of_its_bytes() -> None:
+    data: Any = memoryview(array.array("I", [1, 2]))
+    assert framing().binary(data) == frame(BINARY, bytes(data), mask=False)

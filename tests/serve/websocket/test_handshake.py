@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import zttp
 
-from supervisor.serve.http1.answer import AnswerError, Stamps
+from supervisor.serve.http1.answer import Answer, AnswerError, Stamps
 from supervisor.serve.http1.head import Refusal
 from supervisor.serve.websocket.handshake import Handshake, agree, asks_for_websocket, judge_handshake, refuse
 
@@ -92,7 +92,9 @@ def test_a_bad_handshake_is_refused(line: bytes, changes: dict[str, bytes | None
     refusal = judged(line, **changes)
     assert isinstance(refusal, Refusal)
     assert refusal.status == status
-    answer = refuse(refusal, Stamps())
+    ours = Answer("GET", False, False)
+    answer = refuse(refusal, ours, Stamps())
+    assert (ours.status, ours.sent) == (status, len(answer.partition(b"\r\n\r\n")[2]))
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"\r\nconnection: close" in answer
     assert (b"\r\nsec-websocket-version: 13\r\n" in answer) == (status == 426)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from supervisor.kernel.board import Cell
+from tests.serve.access.test_log import logged
 from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
 from tests.serve.websocket.client import HANDSHAKE, TEXT, Handler, Reader, echo, frame, opened, websocket, with_fields
 
@@ -304,3 +306,31 @@ def test_off_means_that_no_compression_is_agreed_on() -> None:
         with Harness(echo, ws_deflate=switch) as server, server.connect() as sock:
             sock.sendall(handshake)
             assert (b"permessage-deflate" in read_until(sock, b"\r\n\r\n")) is switch
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_holds_no_bytes_does_not_cost_a_denial_its_head(whole: bool) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 503, "headers": []})
+        with pytest.raises(TypeError):
+            await send({"type": "websocket.http.response.body", "body": "text", "more_body": not whole})
+        await send({"type": "websocket.http.response.body", "body": b"later"})
+
+    assert denied_by(app)[::2] == (503, b"later")
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_the_access_log_has_what_the_client_was_answered(accepts: bool, tmp_path: Path) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        verdict = {"type": "websocket.accept", "headers": [(b"x-out", b"v")]}
+        await send(verdict if accepts else {"type": "websocket.close"})
+
+    with Harness(websocket(app)) as server, server.connect() as sock:
+        access = logged(server, tmp_path / "log", "%(s)s|%(B)s|%({x-out}o)s")
+        sock.sendall(HANDSHAKE)
+        head, _, body = read_until(sock, b"\r\n\r\n" if accepts else b"den\n").partition(b"\r\n\r\n")
+        server.call(access.close)
+        server.service.access = None
+    assert head.startswith(b"HTTP/1.1 101" if accepts else b"HTTP/1.1 403")
+    wanted = "101|0|v" if accepts else f"403|{len(body)}|-"
+    assert (tmp_path / "log").read_text() == f"{wanted}\n"

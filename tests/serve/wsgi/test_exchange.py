@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import contextvars
 import io
 import socket
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 from wsgiref.validate import validator
 
@@ -15,9 +20,10 @@ import pytest
 
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
-from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers
+from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+EXPECT = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
 Environ = dict[str, Any]
 App = Callable[[Environ, Any], Iterable[bytes]]
 
@@ -524,3 +530,127 @@ def test_limits_of_memory_are_settings(tmp_path: Any) -> None:
         raw = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n" + bytes(20)
         assert answer(server, raw)[2] == b"20 0 20 BufferedRandom"
     assert isinstance(io.BytesIO(), io.BufferedIOBase)
+
+
+def test_what_goes_beyond_a_length_closes_though_the_client_has_all_of_it(
+    threads: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        return iter([b"abcd", b"ef"])
+
+    with serve(app, threads) as server:
+        assert split_answers(server.ask(GET * 2, end=False))[0][2] == b"abcd"
+        eventually(lambda: server.cell(Cell.CUT) == 1)
+        assert server.cell(Cell.STARTED) == 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_what_holds_no_bytes_does_not_cost_the_answer_its_head(threads: int) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        with contextlib.suppress(TypeError):
+            write("text")
+        write(b"HTTP/1.1 404 Not Found\r\n\r\n")
+        return []
+
+    with serve(app, threads) as server:
+        assert answer(server)[::2] == (200, b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+
+def test_the_length_of_a_buffer_is_that_of_its_bytes(threads: int) -> None:
+    def app(environ: Environ, start_response: Any) -> list[Any]:
+        start_response("200 OK", [("Content-Length", "4" if environ["PATH_INFO"] == "/right" else "1")])
+        return [array.array("I", [65])]
+
+    with serve(app, threads) as server:
+        assert answer(server, GET.replace(b"/", b"/right", 1))[2] == b"A\0\0\0"
+        assert answer(server)[0] == 500
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_no_block_waits_for_the_next_one(threads: int, writes: bool) -> None:
+    go_on = threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+
+        def blocks() -> Iterator[bytes]:
+            yield b"first"
+            assert go_on.wait(5)
+            yield b"second"
+
+        if not writes:
+            return blocks()
+        for block in blocks():
+            write(block)
+        return []
+
+    with serve(app, threads) as server, server.connect(timeout=5) as sock:
+        sock.sendall(GET)
+        assert b"second" not in read_until(sock, b"first")
+        go_on.set()
+        read_until(sock, b"second")
+
+
+def test_an_endless_answer_of_small_blocks_ends_with_its_client(threads: int) -> None:
+    closed = threading.Event()
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                time.sleep(0.01)
+                yield b"tick"
+        finally:
+            closed.set()
+
+    with serve(app, threads) as server:
+        with server.connect(timeout=5) as sock:
+            sock.sendall(GET)
+            read_until(sock, b"tick")
+        assert closed.wait(5)
+        eventually(lambda: server.service.inflight == 0)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_no_disk_takes_is_answered_and_told_in_one_line(
+    threads: int, chunked: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> Any:
+        return open("/dev/full", "wb", buffering=0)  # as the app's body it is closed
+
+    if threads > 1 and not chunked:
+        pytest.skip("it is streamed, and lies on no disk")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    body = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+    head = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 9999999\r\n\r\n"
+    with serve(wsgi_echo, threads) as server, server.connect(timeout=5) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + head)
+        with contextlib.suppress(ConnectionError):  # it is not read to its end
+            for _ in range(32):
+                sock.sendall(body)
+        assert read_until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 500 ")
+        eventually(lambda: server.service.inflight == 0)
+        assert server.cell(Cell.FINISHED) == server.cell(Cell.ANSWERS_5XX) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        f"holdfast: POST /: the request's body can't be kept in {tempfile.gettempdir()}: No space left on device"
+    ]
+
+
+def test_a_client_that_waits_to_be_asked_for_its_body_is_not_late(threads: int) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        time.sleep(0.8)
+        return wsgi_echo(environ, start_response)
+
+    def asked(server: Harness, body: bytes) -> bytes:
+        with server.connect(timeout=5) as sock:
+            sock.sendall(EXPECT)
+            assert read_until(sock, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            sock.sendall(body)
+            return read_until(sock, b"\r\n\r\n")
+
+    with serve(app, threads, limits=replace(Limits(), body_idle=0.4)) as server:
+        assert asked(server, b"abc").startswith(b"HTTP/1.1 200 ")
+        assert asked(server, b"").startswith(b"HTTP/1.1 408 ")
+        assert server.cell(Cell.BODY_TIMEOUT) == 1
