@@ -77,7 +77,7 @@ BOUNDS: tuple[Option, ...] = (
         parse=values.seconds(positive=True),
         metavar="S",
         default="30",
-        help="between two pieces of a body that the app waits for; a longer pause gets 408",
+        help="between two pieces of a body, and from `100 Continue` to the first; a longer pause gets 408",
     ),
     Option(
         key="send_timeout",
