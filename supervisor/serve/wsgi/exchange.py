@@ -123,7 +123,7 @@ class WsgiExchange(Answer):
             self._stream_body().feed(data, False)
             return
         try:
-            body.add(data)
+            body.add(data, done=done)
         except OSError as error:
             self._cannot_keep(body, error)
             return

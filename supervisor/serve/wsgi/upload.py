@@ -7,6 +7,7 @@ after it has changed its number, so neither waits for a wake-up that has already
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from collections.abc import Callable
@@ -30,8 +31,8 @@ class Gathered:
         self._bound = bound
         self._file: IO[bytes] | None = None
 
-    def add(self, data: bytes) -> None:
-        """More of the body."""
+    def add(self, data: bytes, *, done: bool) -> None:
+        """More of the body; `done` with the last of it. Raises `OSError` when the file takes no more."""
         self.size += len(data)
         if self._file is None and self.size > self._bound:
             self._file = tempfile.TemporaryFile(prefix="holdfast-body-")  # noqa: SIM115  (closed by `close`)
@@ -41,6 +42,8 @@ class Gathered:
             self.pieces.append(data)
         else:
             self._file.write(data)
+            if done:
+                self._file.flush()
 
     def open(self) -> IO[bytes]:
         """The body as a file at its start."""
@@ -53,7 +56,8 @@ class Gathered:
         """Let go of it."""
         self.pieces.clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what it had no room for
+                self._file.close()
 
 
 class Upload(io.RawIOBase):
