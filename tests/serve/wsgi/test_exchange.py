@@ -618,7 +618,7 @@ def test_a_body_that_no_disk_takes_is_answered_and_told_in_one_line(
     threads: int, chunked: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(**_: Any) -> Any:
-        return open("/dev/full", "wb", buffering=0)  # as the app's body it is closed
+        return open("/dev/full", "wb")  # as the app's body it is closed
 
     if threads > 1 and not chunked:
         pytest.skip("it is streamed, and lies on no disk")
