@@ -30,8 +30,16 @@ from supervisor.watch.stall import BEAT
 
 MAX_PATH = 100  # characters
 _LINE = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^\x00-\x20]+)")
-_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:/+=@,~-]{1,128})[ \t]*\r\n", re.IGNORECASE)
-_PARENT = re.compile(rb"\r\n(?i:traceparent):[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}[ \t]*\r\n")
+_NAMES = (  # a field, and the name in its value
+    (
+        re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE),
+        re.compile(rb"([A-Za-z0-9._:/+=@,~-]{1,128})"),
+    ),
+    (
+        re.compile(rb"\r\ntraceparent:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE),
+        re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"),
+    ),
+)
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _LOOKS = 3  # at memory that a living worker writes to, until two are equal
 
@@ -139,15 +147,23 @@ def serving(client: bytes, head: bytes, age: float, name: bytes = b"", thread: i
     if line is None:
         return None
     may_name = client.startswith(b"*")
-    found = (_ID.search(head) or _PARENT.search(head)) if may_name and not name else None
     return Serving(
         method=line[1].decode("ascii"),
         path=path_of(line[2].decode("latin-1")),
         client=_printable(client.removeprefix(b"*").decode("latin-1")),
         age_s=round(age, 3),
-        request_id=_printable((found[1] if found else name).decode("latin-1")),
+        request_id=_printable((name or (_named(head) if may_name else b"")).decode("latin-1")),
         thread=thread,
     )
+
+
+def _named(head: bytes) -> bytes:
+    """What the client calls its request, by a field that is there once: of two, one may be its own client's."""
+    for field, name in _NAMES:
+        values = field.findall(head)
+        if len(values) == 1 and (match := name.fullmatch(values[0])):
+            return bytes(match[1])
+    return b""
 
 
 def path_of(target: str) -> str:

@@ -51,6 +51,16 @@ def test_a_peer_that_is_believed_names_its_request() -> None:
     assert (traced.request_id, traced.client) == ("0af7651916cd43dd8448eb211c80319c", "")
 
 
+@pytest.mark.parametrize("field", [b"X-Request-ID: abc", b"Traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"])
+def test_a_name_that_comes_twice_is_none(field: bytes) -> None:
+    once = serving(b"*", b"GET / HTTP/1.1\r\n%b\r\n\r\n" % field, 0.1)
+    twice = serving(b"*", b"GET / HTTP/1.1\r\n%b\r\n%b\r\n\r\n" % (field, field), 0.1)
+    assert once is not None
+    assert once.request_id
+    assert twice is not None
+    assert not twice.request_id
+
+
 def test_how_long_the_current_one_has_the_loop_is_told_by_the_heartbeat() -> None:
     row = private_row()
     writer = Recorder(row)
