@@ -85,7 +85,7 @@ class Lifespan:
     async def _send(self, message: Message) -> None:
         kind = message["type"]
         if kind in ("lifespan.startup.failed", "lifespan.shutdown.failed"):
-            self._failure = message.get("message", "")
+            self._failure = message.get("message") or ""
         elif kind not in ("lifespan.startup.complete", "lifespan.shutdown.complete"):
             raise RuntimeError(f"the app sent {kind!r} in its lifespan")
         elif kind == "lifespan.startup.complete":

@@ -173,11 +173,12 @@ def test_an_exit_in_the_startup_is_the_reason_and_no_second_line(capfd: pytest.C
         ({"type": "lifespan.startup.failed", "message": "no database"}, "no database"),
         ({"type": "lifespan.startup.failed", "message": ""}, "the app gave no reason"),
         ({"type": "lifespan.startup.failed"}, "the app gave no reason"),
+        ({"type": "lifespan.startup.failed", "message": None}, "the app gave no reason"),
     ],
 )
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_failed_startup_ends_the_worker_with_its_reason(
-    message: dict[str, str], why: str, raises: bool, capfd: pytest.CaptureFixture[str]
+    message: dict[str, Any], why: str, raises: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await receive()
