@@ -116,6 +116,8 @@ class WsgiExchange(Answer):
         if isinstance(body, Upload):
             body.feed(data, done)
             return
+        if self._submitted:  # it is answered, and its body given up
+            return
         limits = self.connection.service.limits
         if body is None:
             body = self.body = Gathered(limits.memory_body)
@@ -134,6 +136,7 @@ class WsgiExchange(Answer):
         """The temporary file takes no more."""
         self.complain(f"the request's body can't be kept in {tempfile.gettempdir()}: {error.strerror}")
         body.close()
+        self._submitted = True
         self.connection.finish(self.own(500, self.connection.service.stamps))
 
     def writable(self) -> None:

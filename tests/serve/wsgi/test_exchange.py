@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import contextlib
 import contextvars
+import errno
 import io
+import os
 import socket
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import pytest
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
 from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
+from tests.serve.stepped import Wired
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 EXPECT = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
@@ -654,3 +657,30 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_not_late(threads: int) 
         assert asked(server, b"abc").startswith(b"HTTP/1.1 200 ")
         assert asked(server, b"").startswith(b"HTTP/1.1 408 ")
         assert server.cell(Cell.BODY_TIMEOUT) == 1
+
+
+@pytest.mark.parametrize("when", ["opened", "written"])
+def test_a_client_that_takes_no_answer_gets_one_all_the_same_when_no_disk_takes_its_body(
+    when: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> Any:
+        if when == "opened":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open("/dev/full", "wb", buffering=0)  # as above
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with Wired(wsgi_echo, "wsgi", limits=replace(Limits(), memory_body=100)) as wired:
+        wired.start()
+        client = wired.connect(room=1)
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(200))
+        for size in (200, 200, 400):
+            wired.settle()
+            client.send(bytes(size))
+        wired.settle()
+        client.take(1 << 20)
+        wired.settle()
+        assert [status for status, _, _ in split_answers(bytes(client.received))] == [500]
+        client.end()
+        wired.settle()
+        wired.assert_idle()
+    assert len(capfd.readouterr().err.splitlines()) == 1
