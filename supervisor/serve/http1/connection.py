@@ -93,6 +93,7 @@ class Connection(Ending):
         """A half-closed client still gets its answers (True keeps the transport), any other end is the end."""
         self.eof = True
         if self.body is not None or self.state not in (BUSY, NEXT):
+            self._post()
             return False
         if self.state is BUSY and not self.is_stuck():
             self.expires = self.service.tick + self.service.half_closed_ticks

@@ -172,6 +172,9 @@ class Ending(Outgoing):
     def _refuse_body(self, refusal: Refusal) -> None:
         """End a request whose body can't be read on; answered only when the app has not begun to."""
         self.tally.refuse(refusal.by)
+        self._post()
+        if self.state is CLOSING:
+            return
         if self._flushing and self.exchange is not None:
             # The answer is complete, but for what the client has not taken of it yet. It is the last one now.
             self.exchange.keep = False
@@ -192,6 +195,11 @@ class Ending(Outgoing):
                 self._abort(exchange)
                 return
         self._linger()
+
+    def _post(self) -> None:
+        """An answer that is complete may only wait to be written with others: have that done before the end."""
+        if self.exchange is not None and self.exchange.status:
+            self.service.gathering.post()
 
     def cut(self) -> None:
         """Give up on the request under way, if any, and on the connection."""
@@ -295,7 +303,9 @@ class Ending(Outgoing):
         if exchange is not None and not exchange.status:
             exchange.half_closed()
         elif exchange is not None and exchange.head.head_only:  # its answer is out, and nothing more will be written
-            self.abandon()
+            self._post()
+            if self.exchange is exchange:
+                self.abandon()
 
 
 def _events(fd: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 from supervisor.kernel.board import Cell
+from supervisor.serve import gathering
 from supervisor.serve.limits import Limits
 from tests.serve.harness import Harness, echo, eventually, http, read_all, read_until, wsgi_echo
-from tests.serve.stepped import Wired
+from tests.serve.stepped import Client, Wired
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 WAIT = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -170,3 +172,46 @@ def test_an_answer_to_http_1_0_that_a_slow_body_ends_does_not_look_whole() -> No
         with pytest.raises(ConnectionResetError):
             read_all(sock)
         assert server.cell(Cell.BODY_TIMEOUT) == 1
+
+
+@pytest.mark.parametrize(
+    ("framing", "end"),
+    [
+        (b"Transfer-Encoding: chunked", lambda client: client.send(b"no chunk\r\n")),
+        (b"Content-Length: 5", lambda client: client.end()),
+        (b"Content-Length: 5", lambda client: client.send(b"hello" * 2)),
+    ],
+    ids=["a bad chunk", "an early end", "something behind it"],
+)
+def test_an_answer_that_waits_to_be_written_with_others_outlives_its_request_s_body(
+    framing: bytes, end: Callable[[Client], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "CLOSE", math.inf)
+    monkeypatch.setattr(gathering, "TOGETHER", math.inf)
+    go = asyncio.Event()
+
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def at_once() -> None:
+        go.set()
+        end(second)
+
+    with Wired(http(app)) as wired:
+        wired.start()
+        first, second = wired.connect(), wired.connect()
+        first.send(GET)
+        second.send(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
+        wired.settle()
+        wired.loop.call_soon(at_once)
+        wired.settle()
+        for client in (first, second):
+            assert client.received.startswith(b"HTTP/1.1 200")
+            client.end()
+        wired.settle()
+        wired.advance(10)
+        wired.assert_idle()
