@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from supervisor.serve.access.log import AccessLog
     from supervisor.serve.exchange import Bridge, Exchange, Opener
 
+FOREVER = 86400.0  # seconds for TLS to end in: it knows of no progress, by which the connection goes
 FORGETTING = 120  # ticks for which a head of a request is kept
 
 
@@ -120,7 +121,7 @@ class Service:
         self.heads.forget()  # what is too large now
         self._tally.places = limits.connections
         self.open = self.bridge.open if limits.keepalive_requests == UNLIMITED else self._open_counted
-        self._tls_terms = {"ssl_handshake_timeout": limits.tls_handshake, "ssl_shutdown_timeout": limits.write_idle}
+        self._tls_terms = {"ssl_handshake_timeout": limits.tls_handshake, "ssl_shutdown_timeout": FOREVER}
         if self.tls is not None:
             self._tls_terms["ssl"] = self.tls.context
         self.first_byte_ticks: int = ticks(limits.first_byte)

@@ -14,6 +14,7 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Any
 
+from supervisor.serve.edge.paced import unsent
 from supervisor.serve.http1.outgoing import TOGETHER, give_way
 from supervisor.serve.limits import NEVER
 
@@ -102,7 +103,7 @@ class WebSocket(asyncio.Protocol):
         """Send our close frame; the client has a moment for its own. Raises `CodeError`."""
         self.transport.write(self._framing.close(code, reason))
         self.phase = CLOSING
-        self.expires = self._service.tick + self._service.closing_ticks
+        self._await_end()
         self.read_on()
 
     def read_on(self) -> None:
@@ -141,7 +142,9 @@ class WebSocket(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if not self._pings and self.phase is OPEN:
+        if self.phase is not OPEN:
+            self._await_end()
+        elif not self._pings:
             self.expires = NEVER
         self.read_on()
         self._inbox.wake()
@@ -168,7 +171,10 @@ class WebSocket(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed: the next ping's, its pong's, that of a client that takes nothing, or the end's."""
         if self.phase is not OPEN:
-            self.transport.abort()
+            if self._has_taken():
+                self._await_end()
+            else:
+                self.transport.abort()
         elif not self._pings:
             if self._has_taken():
                 self._watch_writing()
@@ -177,7 +183,7 @@ class WebSocket(asyncio.Protocol):
         elif not self._awaits_pong:
             self._awaits_pong, self._heard = True, False
             self.transport.write(self._framing.ping())
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = unsent(self.transport)
             self.expires = self._service.tick + self._service.pong_ticks
         elif self._is_excused():
             self._heard = False
@@ -192,14 +198,21 @@ class WebSocket(asyncio.Protocol):
         return self._has_taken() or self._heard or not (self._reading or self.write_paused)
 
     def _has_taken(self) -> bool:
-        """Whether the client has taken anything since this was asked last."""
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        return self._unsent < before
+        """Whether the client is at it: has taken something since this was asked last, and not all."""
+        before, self._unsent = self._unsent, unsent(self.transport)
+        return 0 < self._unsent < before
 
     def _watch_writing(self) -> None:
         """Without pings, only a client that takes nothing has a deadline."""
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = unsent(self.transport)
         self.expires = self._service.tick + self._service.write_idle_ticks
+
+    def _await_end(self) -> None:
+        """The client has a moment for its end, from when it has all of ours."""
+        if self.transport.get_write_buffer_size():
+            self._watch_writing()
+        else:
+            self.expires = self._service.tick + self._service.closing_ticks
 
     # Bytes.
 
@@ -235,7 +248,7 @@ class WebSocket(asyncio.Protocol):
         """Both sides have said that it is over. It is the server that closes first (RFC 6455 section 7.1.1)."""
         self.phase = PARTED
         self._rest = b""
-        self.expires = self._service.tick + self._service.closing_ticks
+        self._await_end()
         if broken and self.transport.can_write_eof():  # TLS can't, and reads on by itself
             self.transport.write_eof()
             self.read_on()

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from supervisor.errors import SurroundingsError
 from supervisor.kernel.board import Cell
 from supervisor.serve.edge.tls import Tls, load_tls, name_of
 from supervisor.serve.limits import Limits
-from tests.serve.harness import Harness, echo, eventually, read_all, read_until, wsgi_echo
+from tests.serve.harness import Harness, echo, eventually, http, read_all, read_until, wsgi_echo
 
 REQUEST = b"GET /p HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -401,3 +402,47 @@ def test_cutting_reaches_handshakes_and_answers(papers: Papers) -> None:
         harness.call(lambda: harness.service.drain(None))
         harness.call(harness.service.cut)
         eventually(lambda: harness.empties == 1)
+
+
+@pytest.mark.parametrize("how", ["last", "kept", "streamed", "drained"])
+def test_a_client_that_reads_slowly_and_steadily_gets_all_of_its_answer(papers: Papers, how: str) -> None:
+    size = 4 << 20
+
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        pieces = 2 if how == "streamed" else 1
+        for left in reversed(range(pieces)):
+            await send({"type": "http.response.body", "body": bytes(size // pieces), "more_body": left > 0})
+
+    limits = Limits(write_idle=0.6, keepalive=0.3, closing=0.3)
+    request = REQUEST if how == "kept" else REQUEST.replace(b"Host", b"Connection: close\r\nHost")
+    with served(papers, http(app), limits=limits) as harness, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.settimeout(10)
+        sock.connect(harness.address)
+        with papers.client().wrap_socket(sock, server_hostname="localhost") as client:
+            client.sendall(request)
+            got = len(read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")[2])
+            if how == "drained":
+                harness.call(lambda: harness.service.drain(0.1))
+            began = time.monotonic()
+            while got < size and (piece := client.recv(16384)):
+                got += len(piece)
+                threading.Event().wait(max(0.0, began + 2.5 * got / size - time.monotonic()))
+            assert got == size
+        eventually(lambda: harness.service.connections == 0)
+        assert harness.cell(Cell.FINISHED) == harness.cell(Cell.STARTED) == 1
+        assert harness.cell(Cell.SEND_TIMEOUT) == 0
+
+
+def test_a_client_that_takes_nothing_more_of_a_last_answer_is_given_up(papers: Papers) -> None:
+    async def app(_scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(32 << 20)})
+
+    limits = Limits(write_idle=0.5, closing=0.2)
+    with served(papers, http(app), limits=limits) as harness, dialled(harness, papers.client()) as client:
+        client.sendall(REQUEST)
+        client.recv(1)
+        eventually(lambda: harness.service.connections == 0, timeout=10)
+        assert harness.cell(Cell.SEND_TIMEOUT) == 1
