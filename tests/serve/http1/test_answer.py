@@ -228,6 +228,22 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(answer._names) <= 1024
 
 
+@pytest.mark.parametrize(("legacy", "keep", "says"), [(True, True, b"keep-alive"), (False, False, b"close")])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_one_of_our_own_counts_its_bytes_and_says_what_becomes_of_the_connection(
+    method: str, legacy: bool, keep: bool, says: bytes
+) -> None:
+    answer = Answer(method, legacy, True)
+    answer._lines = render(200, [(b"x-app", b"1")])
+    data = answer.own(503, STAMPS, keep=keep, text="later", fields=[(b"retry-after", b"1")])
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert body == (b"" if method == "HEAD" else b"503 Service Unavailable: later\n")
+    assert (answer.status, answer.sent, answer.keep) == (503, len(body), keep)
+    assert b"retry-after: 1" in head
+    assert b"connection: " + says in head
+    assert answer.answered() == b"", "nothing of what the app has said was sent"
+
+
 def test_plain_answers_end_the_connection() -> None:
     data = plain(400, "why", STAMPS)
     assert data.startswith(b"HTTP/1.1 400 Bad Request\r\n")
