@@ -53,10 +53,12 @@ class Children:
         self._by_pid: dict[int, Child] = {}
         self._forks_on_their_way = 0
         self._oom = OomKills()
-        self.on_empty: Callable[[], None] | None = None  # called whenever the last one has ended
+        self.on_empty: Callable[[], None] | None = None  # called whenever the last one has ended, and none may come
 
-    def __len__(self) -> int:
-        return len(self._by_pid)
+    def is_empty(self) -> bool:
+        """Whether there is none, and none on its way: a worker whose spawner died before it could tell of it is found
+        by its own first word."""
+        return not (self._by_pid or self._forks_on_their_way)
 
     def watch(self, pid: int, on_end: Callable[[Ended], None]) -> Child:
         """Watch an unreaped child of ours, also one that has already ended."""
@@ -103,6 +105,7 @@ class Children:
         """The fork was answered (and its worker, if any, is watched by now), or never will be."""
         self._forks_on_their_way -= 1
         self.reap_strangers()
+        self._tell_if_empty()
 
     def reap_strangers(self) -> None:
         """Reap what dead workers left behind: to be called after each SIGCHLD."""
@@ -127,5 +130,8 @@ class Children:
         if ended.signal == signal.SIGKILL and not child.was_killed:
             child.killer = _KILLERS[self._oom.verdict(child.pid, self._reactor.now())]
         child.on_end(ended)
-        if not self._by_pid and self.on_empty is not None:
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if self.is_empty() and self.on_empty is not None:
             self.on_empty()

@@ -383,7 +383,7 @@ class Master:
             app.kill()
         self._children.kill_all()
         self._reactor.call_later(REAP_PATIENCE, self._reactor.stop)
-        if len(self._children):
+        if not self._children.is_empty():
             self._children.on_empty = self._reactor.stop
             self._reactor.run()
         for app in self._apps.values():
