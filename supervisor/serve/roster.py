@@ -124,14 +124,10 @@ class Roster:
             return False
         return True
 
-    def stop(self) -> None:
-        """Nobody is given or sent away any more."""
-        self._farewell.stop()
-        self._stop_giving()
-
     def abort(self) -> None:
         """End all, whatever they are at."""
-        self.stop()
+        self._farewell.stop()
+        self._stop_giving()
         for connection in tuple(self._open):
             connection.transport.abort()
 

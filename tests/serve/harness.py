@@ -158,6 +158,27 @@ def read_until(sock: socket.socket, mark: bytes) -> bytes:
     return data
 
 
+def fill(sock: socket.socket, total: int) -> int:
+    """Send up to `total` zero bytes, until the server takes no more for the socket's timeout; how many it took."""
+    sent = 0
+    block = bytes(1 << 20)
+    try:
+        while sent < total:
+            sent += sock.send(block[: total - sent])
+    except TimeoutError:
+        pass
+    return sent
+
+
+def at_rest(count: Callable[[], int]) -> int:
+    """What `count` says once it has come to rest."""
+    last = -1
+    while last != (now := count()):
+        last = now
+        threading.Event().wait(0.1)
+    return now
+
+
 def eventually(condition: Callable[[], object], timeout: float = 5.0) -> None:
     """Poll until `condition` holds."""
     deadline = time.monotonic() + timeout

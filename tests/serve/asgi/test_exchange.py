@@ -13,7 +13,18 @@ import pytest
 
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
-from tests.serve.harness import Harness, answer, echo, eventually, http, read_all, read_until, split_answers
+from tests.serve.harness import (
+    Harness,
+    answer,
+    at_rest,
+    echo,
+    eventually,
+    fill,
+    http,
+    read_all,
+    read_until,
+    split_answers,
+)
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -205,18 +216,11 @@ def test_an_upload_waits_for_an_app_that_does_not_take_it() -> None:
     with Harness(http(app)) as server, server.connect(timeout=0.5) as sock:
         total = 64 << 20
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % total)
-        sent = 0
-        block = bytes(1 << 20)
-        try:
-            while sent < total:
-                sent += sock.send(block[: total - sent])
-        except TimeoutError:
-            pass
+        sent = fill(sock, total)
         assert sent < total
         release.set()
         sock.settimeout(10)
-        while sent < total:
-            sent += sock.send(block[: total - sent])
+        assert fill(sock, total - sent) == total - sent
         assert read_until(sock, b"%d" % total)
     assert largest < 1 << 20
 
@@ -236,11 +240,7 @@ def test_send_waits_for_a_client_that_takes_nothing() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sock.sendall(GET)
         eventually(lambda: sent)
-        last = -1
-        while last != sent:  # until it has come to rest
-            last = sent
-            threading.Event().wait(0.1)
-        assert sent < 12 << 20
+        assert at_rest(lambda: sent) < 12 << 20
         sock.shutdown(socket.SHUT_WR)
         ((status, _, body),) = split_answers(read_all(sock))
         assert (status, len(body)) == (200, 24 << 20)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from supervisor.kernel.board import Cell
-from tests.serve.harness import eventually, read_all, read_until, split_answers
+from tests.serve.harness import at_rest, eventually, read_all, read_until, split_answers
 from tests.serve.wsgi.serving import GET, Environ, answer, serve
 
 
@@ -127,11 +127,7 @@ def test_a_large_result_waits_for_a_slow_client(threads: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sock.sendall(GET)
         eventually(lambda: made)
-        last = -1
-        while last != made:  # until it has come to rest
-            last = made
-            threading.Event().wait(0.1)
-        assert made < 12 << 20
+        assert at_rest(lambda: made) < 12 << 20
         sock.shutdown(socket.SHUT_WR)
         assert len(split_answers(read_all(sock))[0][2]) == 24 << 20
 

@@ -17,7 +17,7 @@ import pytest
 
 from supervisor.kernel.board import Cell
 from supervisor.serve.limits import Limits
-from tests.serve.harness import Harness, eventually, read_all, read_until, split_answers, wsgi_echo
+from tests.serve.harness import Harness, eventually, fill, read_all, read_until, split_answers, wsgi_echo
 from tests.serve.stepped import Wired
 from tests.serve.wsgi.serving import Environ, answer, serve
 
@@ -68,18 +68,11 @@ def test_a_large_upload_is_left_to_the_client_while_the_app_does_not_read() -> N
     with serve(app, 4) as server, server.connect(timeout=0.5) as sock:
         total = 64 << 20
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % total)
-        sent = 0
-        block = bytes(1 << 20)
-        try:
-            while sent < total:
-                sent += sock.send(block[: total - sent])
-        except TimeoutError:
-            pass
+        sent = fill(sock, total)
         assert sent < total
         release.set()
         sock.settimeout(10)
-        while sent < total:
-            sent += sock.send(block[: total - sent])
+        assert fill(sock, total - sent) == total - sent
         assert read_until(sock, b"BufferedReader").partition(b"\r\n\r\n")[2].startswith(b"%d 0" % total)
 
 
